@@ -1,0 +1,58 @@
+# The commands of the project; `make` alone lists them. The first that needs .venv builds it, and only a change of INPUTS installs again.
+# PYTHON is what .venv is built with; ARGS is handed on: make demo ARGS="seed=1 steps=5".
+
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+INPUTS := setup.cfg pyproject.toml constraints.txt
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test test-slow lint types bench clean
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+demo: .venv/.installed ## teach a small Qwen2-VL to draw boxes, on the CPU, and show before and after
+	$(BIN)/python -m visual_rft.train $(ARGS)
+
+test: .venv/.installed-dev ## the quick tests; line coverage of the pure code must be 95 % or more
+	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered --cov-fail-under=95
+
+test-slow: .venv/.installed-dev ## the tests that take minutes
+	$(BIN)/python -m pytest -m "slow and not gpu" $(ARGS)
+
+lint: .venv/.installed-dev ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/.installed-dev ## mypy
+	$(BIN)/mypy visual_rft
+
+bench: .venv/.installed-dev ## every benchmark, one after the other
+	@set -e; for script in $(wildcard benchmarks/[!_]*.py); do echo "$$script"; $(BIN)/python $$script $(ARGS); done
+
+clean: ## remove caches and build products; .venv and outputs stay
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	find . \( -name .venv -o -name .git -o -name outputs \) -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+# Offline, so that a test which reaches for the hub fails; few threads, because tiny tensors only wait for more.
+test test-slow: export HF_HUB_OFFLINE = 1
+test test-slow: export OMP_NUM_THREADS ?= 2
+
+# bin/pip is the last thing that venv writes: without it, an earlier attempt was interrupted.
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, for example: make PYTHON=python3.12")'
+	$(PYTHON) -m venv --clear .venv
+
+# Torch first and by its pin: what follows finds it there and never fetches another.
+.venv/.installed: $(INPUTS) | $(BIN)/pip
+	$(INSTALL) torch
+	$(INSTALL) -e .
+	@touch $@
+
+.venv/.installed-dev: $(INPUTS) | $(BIN)/pip
+	$(INSTALL) torch
+	$(INSTALL) -e '.[dev]'
+	@touch .venv/.installed $@

@@ -1,0 +1,149 @@
+"""Laws of the boxes: formats and frames go round, overlap is a symmetric ratio, matching is optimal whatever the order.
+
+    pytest tests/test_boxes.py
+
+Axes: N boxes against M others.
+"""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from visual_rft.boxes import giou_matrix, iou_matrix, match, norm1000_to_pixels, pixels_to_norm1000, xywh_to_xyxy, xyxy_to_xywh
+
+laws = settings(deadline=None, max_examples=200)
+starts, sides = st.integers(0, 900), st.integers(1, 100)
+boxes = st.builds(lambda x, y, w, h: (x, y, x + w, y + h), starts, starts, sides, sides)
+some = st.lists(boxes, max_size=5)
+ious = st.integers(0, 5).flatmap(lambda n: st.integers(0, 5).flatmap(lambda m: st.lists(st.floats(0, 1), min_size=n * m, max_size=n * m).map(
+    lambda values: np.reshape(values, (n, m)))))  # fmt: skip
+conversions = pytest.mark.parametrize("convert", [
+    xywh_to_xyxy,
+    xyxy_to_xywh,
+    lambda b: pixels_to_norm1000(b, width=640, height=480),
+    lambda b: norm1000_to_pixels(b, width=640, height=480),
+])  # fmt: skip
+overlaps = pytest.mark.parametrize("overlap", [iou_matrix, giou_matrix])
+
+
+@laws
+@given(some)
+def test_formats_go_round(drawn):
+    assert xywh_to_xyxy(xyxy_to_xywh(drawn)).tolist() == [list(map(float, box)) for box in drawn]
+    assert xyxy_to_xywh(xywh_to_xyxy(drawn)).tolist() == [list(map(float, box)) for box in drawn]
+
+
+@laws
+@given(some, st.integers(1, 5000), st.integers(1, 5000))
+def test_frames_go_round(drawn, width, height):
+    pixels = norm1000_to_pixels(drawn, width=width, height=height)
+    assert pixels_to_norm1000(pixels, width=width, height=height).tolist() == [list(box) for box in drawn]
+    fine = pixels + 0.3
+    back = norm1000_to_pixels(pixels_to_norm1000(fine, width=width, height=height), width=width, height=height)
+    half_a_step = np.array([width, height, width, height]) / 2000
+    inside = fine <= [width, height, width, height]
+    assert (np.abs(back - fine) <= half_a_step + 1e-9)[inside].all()
+
+
+@conversions
+@laws
+@given(drawn=some)
+def test_a_batch_is_its_boxes_one_by_one(convert, drawn):
+    assert convert(drawn).tolist() == [convert([box])[0].tolist() for box in drawn]
+
+
+@conversions
+def test_no_boxes_give_no_boxes(convert):
+    assert convert([]).shape == convert(np.zeros((0, 4))).shape == (0, 4)
+
+
+def test_norm1000_is_whole_and_clamped_to_the_image():
+    norm = pixels_to_norm1000([[-5, 12.3, 700, 240]], width=640, height=480)
+    assert norm.tolist() == [[0, 26, 1000, 500]] and norm.dtype == np.int64
+
+
+@overlaps
+@laws
+@given(a=some, b=some)
+def test_overlap_is_symmetric_and_pairwise(overlap, a, b):
+    together = overlap(a, b)
+    assert together.shape == (len(a), len(b))
+    assert (together == overlap(b, a).T).all()
+    assert all(together[n, m] == overlap([a[n]], [b[m]])[0, 0] for n, m in np.ndindex(together.shape))
+
+
+@laws
+@given(some, some)
+def test_overlap_has_its_limits(a, b):
+    iou, giou = iou_matrix(a, b), giou_matrix(a, b)
+    assert ((iou >= 0) & (iou <= 1)).all() and ((giou > -1) & (giou <= iou + 1e-12)).all()
+    assert (np.diag(iou_matrix(a, a)) == 1).all() and (np.diag(giou_matrix(a, a)) == 1).all()
+
+
+@laws
+@given(boxes, boxes, st.floats(0.1, 10), st.floats(0.1, 10))
+def test_overlap_ignores_the_frame(a, b, horizontally, vertically):
+    scale = np.array([horizontally, vertically] * 2)
+    assert iou_matrix(a * scale[None], b * scale[None]) == pytest.approx(iou_matrix([a], [b]))
+
+
+def test_overlap_by_hand():
+    assert iou_matrix([[0, 0, 2, 2]], [[1, 1, 3, 3], [2, 2, 3, 3], [0, 0, 2, 1]])[0] == pytest.approx([1 / 7, 0, 1 / 2])
+    assert giou_matrix([[0, 0, 2, 2]], [[1, 1, 3, 3], [2, 2, 3, 3]])[0] == pytest.approx([1 / 7 - 2 / 9, -4 / 9])
+
+
+@overlaps
+@pytest.mark.parametrize("degenerate", [(1, 1, 1, 2), (3, 1, 2, 2), (3, 3, 1, 1), (0, 0, float("nan"), 1), (0, 0, 1e-200, 1e-200)])
+def test_a_box_without_area_is_refused(overlap, degenerate):
+    for a, b in itertools.permutations([[degenerate], [(0, 0, 1, 1)]]):
+        with pytest.raises(ValueError, match="no area"):
+            overlap(a, b)
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 3), (1, 2, 4)])
+def test_another_shape_is_refused(shape):
+    with pytest.raises(ValueError, match=r"\(N, 4\)"):
+        xywh_to_xyxy(np.zeros(shape))
+
+
+def test_an_impossible_image_or_number_is_refused():
+    with pytest.raises(ValueError, match="positive"):
+        norm1000_to_pixels([[0, 0, 1, 1]], width=0, height=10)
+    with pytest.raises(ValueError, match="NaN"):
+        pixels_to_norm1000([[0, 0, 1, float("nan")]], width=10, height=10)
+
+
+def best_total(iou_NM: np.ndarray, above: float) -> float:
+    """The best total over all one-to-one pairings, by trying them all."""
+    counted = np.where(iou_NM > above, iou_NM, 0)
+    counted = counted if counted.shape[0] <= counted.shape[1] else counted.T
+    columns = itertools.permutations(range(counted.shape[1]), counted.shape[0])
+    return max(sum(counted[n, m] for n, m in enumerate(chosen)) for chosen in columns)
+
+
+@laws
+@given(ious, st.sampled_from([0.0, 0.3, 0.5, 0.75]))
+def test_matching_is_one_to_one_and_optimal(iou_NM, above):
+    pairs = match(iou_NM, above=above)
+    assert pairs == sorted(pairs) and all(len(set(side)) == len(pairs) for side in zip(*pairs, strict=True))
+    assert all(iou_NM[pair] > above for pair in pairs)
+    assert sum(iou_NM[pair] for pair in pairs) == pytest.approx(best_total(iou_NM, above))
+
+
+@laws
+@given(ious.filter(lambda iou_NM: iou_NM.size), st.randoms())
+def test_matching_is_indifferent_to_order(iou_NM, random):
+    rows, columns = (random.sample(range(size), size) for size in iou_NM.shape)
+    shuffled = iou_NM[np.ix_(rows, columns)]
+    totals = [sum(matrix[pair] for pair in match(matrix, above=0.2)) for matrix in (iou_NM, shuffled, iou_NM.T)]
+    assert totals == pytest.approx([totals[0]] * 3)
+
+
+def test_a_pair_below_the_threshold_displaces_none_that_counts():
+    # Over all pairs 0.49 + 0.49 would beat 0.9 + 0; of those that count, there is only the 0.9.
+    assert match([[0.9, 0.49], [0.49, 0.0]], above=0.5) == [(0, 0)]
+    assert match([[0.9, 0.6], [0.8, 0.0]], above=0.5) == [(0, 1), (1, 0)]
+    assert match([[0.5]], above=0.5) == []

@@ -1,0 +1,190 @@
+"""Laws of the parser: it reads back whatever was rendered, names the fault of anything else, and no text can break it.
+
+    pytest tests/test_parsing.py
+"""
+
+import json
+import math
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from visual_rft.parsing import MAX_BOXES, parse_detection
+from visual_rft.vocabulary import Detection, DetectionAnswer, Reason, Refusal
+
+ONE = "{'Position': [1, 2, 3, 4], 'Confidence': 0.5}"
+ANSWER = DetectionAnswer((Detection((1, 2, 3, 4), 0.5),))
+
+spans = st.tuples(st.integers(0, 999) | st.floats(0, 998), st.integers(1, 1000) | st.floats(1, 1000)).filter(lambda span: span[0] < span[1])
+detections = st.builds(lambda x, y, c: Detection((x[0], y[0], x[1], y[1]), c), spans, spans, st.floats(0, 1) | st.sampled_from([0, 1, 0.5, 0.95]))
+answers = st.lists(detections, max_size=4).map(lambda found: DetectionAnswer(tuple(found)))
+blanks = st.text(" \t\r\n\f\v", max_size=3)
+
+
+def tagged(body: str, thinking: str = "I see.") -> str:
+    return f"<think>{thinking}</think><answer>{body}</answer>"
+
+
+def one(position: str = "[1, 2, 3, 4]", confidence: str = "0.5") -> str:
+    return tagged(f"[{{'Position': {position}, 'Confidence': {confidence}}}]")
+
+
+@st.composite
+def renderings(draw, answer: DetectionAnswer) -> str:
+    """A text that means `answer`: either quote, either order of keys, white space between any tokens, trailing commas."""
+    quote, comma, backwards = draw(st.sampled_from("'\"")), draw(st.sampled_from([[], [","]])), draw(st.booleans())
+    tokens = ["["]
+    for n, found in enumerate(answer.detections):
+        position = [token for corner in found.box for token in (repr(corner), ",")]
+        fields = [
+            [f"{quote}Position{quote}", ":", "[", *position[:-1], *comma, "]"],
+            [f"{quote}Confidence{quote}", ":", repr(found.confidence)],
+        ]
+        first, second = fields[::-1] if backwards else fields
+        tokens += [*([","] if n else []), "{", *first, ",", *second, *comma, "}"]
+    tokens += [*(comma if answer.detections else []), "]"]
+    if not answer.detections and draw(st.booleans()):
+        tokens = [draw(st.sampled_from(["No Objects", "no objects", "NO \n objects", "No Objects ."]))]
+    thinking = draw(st.text(max_size=20).filter(lambda text: "<" not in text))
+    return "".join(draw(blanks) + token for token in ["<think>" + thinking + "</think>", "<answer>", *tokens, "</answer>"]) + draw(blanks)
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.data(), answers)
+def test_what_is_rendered_is_read_back(data, answer):
+    assert parse_detection(data.draw(renderings(answer))) == answer
+
+
+@settings(deadline=None, max_examples=100)
+@given(answers)
+def test_json_and_python_agree(answer):
+    listed = [{"Position": list(found.box), "Confidence": found.confidence} for found in answer.detections]
+    for body in (json.dumps(listed), json.dumps(listed, indent=2), str(listed)):
+        assert parse_detection(tagged(body)) == answer
+
+
+def assert_typed(text: str) -> None:
+    """Whatever the text, the result is a refusal that shows little or an answer that keeps the contract."""
+    parsed = parse_detection(text)
+    assert parsed == parse_detection(text)
+    if isinstance(parsed, Refusal):
+        assert len(parsed.detail) <= 60
+        return
+    assert len(parsed.detections) <= MAX_BOXES
+    for found in parsed.detections:
+        x1, y1, x2, y2 = found.box
+        assert all(isinstance(number, float) for number in (*found.box, found.confidence))
+        assert 0 <= x1 < x2 <= 1000 and 0 <= y1 < y2 <= 1000 and (x2 - x1) * (y2 - y1) > 0 and 0 <= found.confidence <= 1
+
+
+@settings(deadline=None, max_examples=2500)
+@given(st.text() | st.text().map(tagged))
+def test_any_text_is_answered_or_refused(text):
+    assert_typed(text)
+
+
+FRAGMENTS = ["<think>", "</think>", "<answer>", "</answer>", "[", "]", "{", "}", ",", ":", "'", '"', "'Position'", '"Confidence"', ONE, "1", "-", ".", "e9"]
+FRAGMENTS += ["1000", "nan", "-Infinity", "No Objects", " ", "\n", "\\", "\0", "٣", "\ud800", "x", "(", "None", "1e-200", "9" * 5000]
+
+
+@settings(deadline=None, max_examples=2500)
+@given(st.lists(st.sampled_from(FRAGMENTS), max_size=12).map("".join))
+def test_any_heap_of_fragments_is_answered_or_refused(heap):
+    assert_typed(heap)
+    assert_typed(tagged(heap))
+    assert_typed(tagged(f"[{{'Position': [{heap}], 'Confidence': 1}}]"))
+
+
+@settings(deadline=None, max_examples=1000)
+@given(st.data(), answers)
+def test_a_mutated_answer_is_answered_or_refused(data, answer):
+    text = data.draw(renderings(answer))
+    for _ in range(data.draw(st.integers(1, 3))):
+        start = data.draw(st.integers(0, len(text)))
+        text = text[:start] + data.draw(st.sampled_from(["", *FRAGMENTS])) + text[start + data.draw(st.integers(0, 3)) :]
+    assert_typed(text)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(0, len(tagged(f"[{ONE}]")) - 1))
+@example(0)
+def test_a_text_cut_short_is_never_an_answer(length):
+    text = tagged(f"[{ONE}]")
+    parsed = parse_detection(text[:length])
+    assert isinstance(parsed, Refusal)
+    inside = len("<think>") <= length < text.index("</think>") + 8 or length >= text.index("<answer>") + 8
+    assert (parsed.reason is Reason.TRUNCATED) == inside
+
+
+REFUSED = [
+    (Reason.NO_THINK, "", f"[{ONE}]", "<answer>[]</answer>", "</think><answer>[]</answer>", "<answer>[]</answer><think>x</think>", "<thin"),
+    (Reason.NO_ANSWER, "<think>x</think>", "<think>x</think>[]", "<think><answer>[]</answer></think>", "<think>x</think></answer>", "<think></think><ans"),
+    (Reason.TRUNCATED, "<think>and then", "<think>x</think><answer>[{'Pos", "<answer>[", "<think>x</think><answer>[]</answer", "</think>[]<think>"),
+    (Reason.REPEATED_TAG, tagged("[]") * 2, "<think>" + tagged("[]"), tagged("[]</answer>"), tagged("[]", "so <answer>")),
+    (Reason.TEXT_OUTSIDE, "Sure! " + tagged("[]"), tagged("[]") + ".", "<think>x</think>so<answer>[]</answer>", tagged("[]") + "\u00a0"),
+    (Reason.EMPTY_ANSWER, tagged(""), tagged(" \n")),
+    (Reason.NOT_A_LIST, tagged("nothing"), tagged("NoObjects"), tagged("No Objects!"), tagged(ONE), tagged("[1]"), tagged("[[]]"), tagged("[,]")),
+    (Reason.NOT_A_LIST, tagged(f"[{ONE}"), tagged(f"[{ONE} {ONE}]"), tagged(f"[{ONE},,]"), tagged(f"[{ONE}]."), tagged("[]]"), tagged(f"({ONE},)")),
+    (Reason.NOT_A_LIST, tagged("[{'Position': [1, 2, 3, 4] 'Confidence': 1}]"), one(confidence="0.5 or so"), tagged("__import__('os')")),
+    (Reason.BAD_KEYS, tagged("[{}]"), tagged("[{'Position': [1, 2, 3, 4]}]"), tagged("[{'Confidence': 1}]"), tagged("[{'Position' [1]}]")),
+    (Reason.BAD_KEYS, one(confidence="1, 'Confidence': 1"), one("[1, 2, 3, 4], 'Position': [1, 2, 3, 4]"), one(confidence="1, 'Label': 'cat'")),
+    (Reason.BAD_KEYS, tagged("[{'position': [1, 2, 3, 4], 'confidence': 1}]"), tagged("[{Position: [1, 2, 3, 4], Confidence: 1}]"), tagged("[{'Position]")),
+    (Reason.BAD_BOX, one("[1, 2, 3]"), one("[1, 2, 3, 4, 5]"), one("[]"), one("5"), one("'1, 2, 3, 4'"), one("[[1, 2, 3, 4]]"), one("(1, 2, 3, 4)")),
+    (Reason.BAD_BOX, one("[1 2 3 4]"), one("[1, 2, 3, None]"), one("[1, 2, 3, '4']"), one("[1, 2, 3, 0x10]"), one("[1, 2, 3, 1_0]"), one("[1, 2, 3, 04]")),
+    (Reason.BAD_BOX, one("[1, 2, 3, ٤]"), one("[1, 2, 3, ４]"), one("[1, 2, 3, 4.5.6]"), one("[1, 2, 3, +-4]"), one("[1, 2, 3, 2+2]"), one("[1, 2, 3, 4e]")),
+    (Reason.NOT_FINITE, one("[NaN, 2, 3, 4]"), one("[1, 2, inf, 4]"), one("[1, -Infinity, 3, 4]"), one(confidence="nan"), one("[1, 2, 3, 1e999]")),
+    (Reason.NOT_FINITE, one(f"[1, 2, 3, 1{'0' * 5000}]"), one(confidence="-" + "9" * 100_000)),
+    (Reason.OUT_OF_FRAME, one("[-1, 2, 3, 4]"), one("[1, 2, 3, 1001]"), one("[1, 2, 1000.5, 4]"), one("[3, 2, 1, 1001]")),
+    (Reason.INVERTED_BOX, one("[3, 2, 1, 4]"), one("[1, 4, 3, 2]"), one("[3, 4, 1, 2]"), one("[3, 2, 1, 2]")),
+    (Reason.ZERO_AREA, one("[1, 2, 1, 4]"), one("[1, 2, 3, 2]"), one("[1, 2, 1, 2]"), one("[0, 0, 1e-200, 1e-200]")),
+    (Reason.BAD_CONFIDENCE, one(confidence="5"), one(confidence="-0.1"), one(confidence="'high'"), one(confidence="True"), one(confidence="95%")),
+    (Reason.BAD_CONFIDENCE, one(confidence="[1]"), one(confidence=""), one(confidence="0.5x"), one(confidence="٠")),
+    (Reason.TOO_MANY_BOXES, tagged(f"[{', '.join([ONE] * (MAX_BOXES + 1))}]"), tagged("[" + f"{ONE}," * MAX_BOXES + "nonsense")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("reason, text", [(reason, text) for reason, *texts in REFUSED for text in texts])
+def test_each_fault_has_its_reason(reason, text):
+    refusal = parse_detection(text)
+    assert isinstance(refusal, Refusal) and refusal.reason is reason and len(refusal.detail) <= 60
+
+
+def test_every_reason_is_reachable():
+    assert {reason for reason, *_ in REFUSED} == set(Reason)
+
+
+def test_the_detail_shows_the_fault():
+    refusal = parse_detection(tagged(f"[{ONE}, {{'Position': [9, 9, 5, 9], 'Confidence': 1}}]"))
+    assert refusal == Refusal(Reason.INVERTED_BOX, "[9, 9, 5, 9], 'Confidence': 1}]")
+
+
+@pytest.mark.parametrize("number, value", [("1", 1), ("1.", 1), (".5", 0.5), ("+1", 1), ("-0.0", 0), ("5e-1", 0.5), ("1E+0", 1), ("0.50", 0.5)])
+def test_numbers_are_read_as_json_and_python_write_them(number, value):
+    assert parse_detection(one(confidence=number)) == DetectionAnswer((Detection((1, 2, 3, 4), value),))
+
+
+@pytest.mark.parametrize("text", ["", "<", "a <b> c", "[1, 2]", "\n\n", "No Objects"])
+def test_the_thinking_may_be_anything(text):
+    assert parse_detection(tagged(f"[{ONE}]", text)) == ANSWER
+
+
+def test_as_many_boxes_as_allowed_are_read():
+    assert parse_detection(tagged(f"[{', '.join([ONE] * MAX_BOXES)}]")) == DetectionAnswer(ANSWER.detections * MAX_BOXES)
+
+
+@pytest.mark.parametrize("piece", FRAGMENTS + ["<think></think>", "<think><answer>", ONE + ", ", "[{", "1, ", "no ", "''", "+-", "e", " 1"])
+def test_a_megabyte_of_anything_returns(piece):
+    mass = piece * (1_000_000 // len(piece))
+    for text in (mass, tagged(mass), tagged(f"[{mass}]"), one(f"[{mass}]"), one(confidence=mass), tagged(f"no{mass}objects{mass}!"), tagged("[]", mass)):
+        assert_typed(text)
+
+
+def test_white_space_alone_is_no_obstacle():
+    mass = " " * 300_000
+    assert parse_detection(mass + tagged(f"{mass}[{mass}{ONE}{mass}]{mass}") + mass) == ANSWER
+    assert parse_detection(tagged(f"No{mass}Objects{mass}.")) == DetectionAnswer(())
+
+
+def test_confidence_is_kept_to_the_last_bit():
+    assert parse_detection(one(confidence=repr(math.pi / 4))) == DetectionAnswer((Detection((1, 2, 3, 4), math.pi / 4),))

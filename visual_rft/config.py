@@ -1,0 +1,264 @@
+"""How every `python -m visual_rft.<name>` starts: Hydra composes conf/, dataclasses check it, and what is wrong is said in one line.
+
+    argv ─ Hydra composes conf/<name>.yaml ─▶ config ─ typed ─▶ every job is right ─ Hydra makes its folder ─▶ run(Job)
+
+Exit codes: 0 done · 1 a bug, with its traceback · 2 refused, in one line on stderr · 130 interrupted.
+"""
+
+import logging
+import re
+import sys
+import traceback
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass
+from datetime import datetime
+from difflib import get_close_matches
+from itertools import product
+from pathlib import Path
+from typing import Generic, NoReturn, TypeVar, cast, get_args, get_type_hints
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import env_override
+from hydra.errors import MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+HYDRA_VERSION = "1.3"  # whose defaults hold: no change of the working directory
+
+Schema = TypeVar("Schema")
+
+
+@dataclass(frozen=True)
+class Job(Generic[Schema]):
+    """What one run is given: its checked config, the same resolved as YAML, its folder (made, absolute), the overrides that were typed."""
+
+    config: Schema
+    yaml: str
+    folder: Path
+    overrides: tuple[str, ...]
+
+
+def start(
+    schema: type[Schema],
+    name: str,
+    run: Callable[[Job[Schema]], None],
+    argv: Sequence[str] | None = None,
+    started: datetime | None = None,
+) -> int:
+    """Compose conf/<name>.yaml with `argv` (default: the command line), check every job, run each; returns the exit code.
+
+    `schema` is a plain dataclass, in Hydra's store as `<name>_schema`. A ValueError, of its `__post_init__` or of `run`, is a refusal:
+    its text is the line. Nothing is written before all jobs of a sweep have passed; one that fails later does not stop the others.
+    `started` is what `${started:…}` prints: processes of one run that are given the same instant share one folder.
+    """
+    ConfigStore.instance().store(name=f"{name}_schema", node=schema)
+    OmegaConf.register_new_resolver("started", (started or datetime.now()).strftime, replace=True)
+    OmegaConf.register_new_resolver("file_name", _file_name, replace=True)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    codes: list[int] = []
+
+    def job(composed: DictConfig) -> None:
+        # An exception would end a batch of the sweep, and make Hydra print two more lines.
+        codes.append(_exit_code(lambda: run(_job(schema, composed)), _label()))
+
+    def hydra_main() -> None:
+        conf = conf_folder(name)
+        _check_jobs(schema, conf, name, _parse(arguments))
+        with _one_line(_known(schema, conf)), _command_line(arguments):
+            hydra.main(version_base=HYDRA_VERSION, config_path=str(conf), config_name=name)(job)()
+
+    try:
+        codes.append(_exit_code(hydra_main))
+    except SystemExit as stop:  # --version, --help
+        codes.append(int(stop.code or 0))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        codes.append(130)
+    return max(codes)
+
+
+def conf_folder(name: str) -> Path:
+    """The folder that holds <name>.yaml: conf/ of the checkout, else the copy that an installed package carries."""
+    package = Path(__file__).resolve().parent
+    checkout, installed = package.parent / "conf", package / "conf"
+    return checkout if (checkout / f"{name}.yaml").is_file() else installed
+
+
+def keys(schema: type, prefix: str = "") -> dict[str, type]:
+    """Every dotted key of a schema, groups included, and the dataclass that declares it."""
+    found: dict[str, type] = {}
+    hints = get_type_hints(schema)
+    for field in fields(schema):
+        found[prefix + field.name] = schema
+        for inner in (hints[field.name], *get_args(hints[field.name])):
+            if is_dataclass(inner):
+                found |= keys(cast(type, inner), f"{prefix}{field.name}.")
+    return found
+
+
+def _check_jobs(schema: type[Schema], conf: Path, name: str, args: Namespace) -> None:
+    """Refuse what is wrong while nothing is written yet: Hydra makes the run folder before it hands us the config."""
+    if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
+        return
+    known = _known(schema, conf)
+    mine = [f"hydra.searchpath=[file://{Path(args.config_dir).resolve()}]"] if args.config_dir else []
+    with hydra.initialize_config_dir(str(conf), job_name=name, version_base=HYDRA_VERSION):
+        with _one_line(known):
+            jobs = _combinations(args.overrides) if args.multirun else [args.overrides]
+        for overrides in jobs:
+            with _one_line(known):
+                composed = hydra.compose(name, overrides + mine)
+            _typed(schema, composed, known)
+
+
+def _combinations(overrides: Sequence[str]) -> list[list[str]]:
+    """The overrides of each job of a sweep. Continuous ranges are left out: only a sweeper can draw from them."""
+    parsed = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(list(overrides))
+    choices = [
+        [f"{o.get_key_element()}={value}" for value in o.sweep_string_iterator()] if o.is_discrete_sweep() else [str(o.input_line)]
+        for o in parsed
+        if o.is_discrete_sweep() or not o.is_sweep_override()
+    ]
+    return [list(job) for job in product(*choices)]
+
+
+def _job(schema: type[Schema], composed: DictConfig) -> Job[Schema]:
+    context = HydraConfig.get()
+    config = _typed(schema, composed, list(keys(schema)))
+    yaml = OmegaConf.to_yaml(OmegaConf.structured(config))
+    return Job(config, yaml, Path(context.runtime.output_dir), tuple(context.overrides.task))
+
+
+def _typed(schema: type[Schema], composed: DictConfig, known: Sequence[str]) -> Schema:
+    """The dataclass instance, with its own `__post_init__` checks done."""
+    try:
+        for key in _strangers(composed):
+            raise ValueError(_no_such_key(key, known))
+        config = OmegaConf.to_object(composed)
+    except OmegaConfBaseException as error:
+        if isinstance(error, TypeError):  # OmegaConf's wrapping of one that a `__post_init__` raised: a bug of ours
+            raise
+        raise ValueError(_describe(error, known)) from error
+    assert isinstance(config, schema), f"the defaults list must begin with the schema of {schema.__name__}"
+    return config
+
+
+def _strangers(node: DictConfig, prefix: str = "") -> Iterator[str]:
+    """Dotted keys that no dataclass declares. `+key=value` adds them to a typed node without a word."""
+    schema = OmegaConf.get_type(node)
+    declared = {field.name for field in fields(schema)} if is_dataclass(schema) else set(node)
+    for key in map(str, node):
+        if key not in declared:
+            yield prefix + key
+        elif not OmegaConf.is_missing(node, key) and OmegaConf.is_dict(node[key]):
+            yield from _strangers(node[key], f"{prefix}{key}.")
+
+
+def _parse(arguments: list[str]) -> Namespace:
+    def refuse(message: str) -> NoReturn:
+        raise ValueError(f"{message}; write overrides as key=value, all of them together; --help shows the keys")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    args = parser.parse_args(arguments)
+    if args.config_path or args.config_name:
+        raise ValueError("--config-path and --config-name are not for use here; --config-dir adds a folder with groups of your own")
+    return args
+
+
+@contextmanager
+def _command_line(arguments: list[str]) -> Iterator[None]:
+    """hydra.main reads nothing but sys.argv, and prints errors itself unless asked for all of them."""
+    before = sys.argv
+    sys.argv = [before[0], *arguments]
+    try:
+        with env_override({"HYDRA_FULL_ERROR": "1"}):
+            yield
+    finally:
+        sys.argv = before
+
+
+def _exit_code(action: Callable[[], None], label: str = "") -> int:
+    try:
+        action()
+    except ValueError as error:
+        if logging.getLogger().isEnabledFor(logging.DEBUG):  # hydra.verbose=true: the place is wanted too
+            traceback.print_exc()
+        print(label + _folded(str(error)), file=sys.stderr)
+        return 2
+    except Exception:  # noqa: BLE001  # the traceback is printed, and the other jobs of a sweep go on
+        print(label + traceback.format_exc(), file=sys.stderr)
+        return 1
+    return 0
+
+
+def _label() -> str:
+    """Which job of a sweep a line is about."""
+    context = HydraConfig.get()
+    return f"{Path(context.runtime.output_dir).name}: " if context.mode == RunMode.MULTIRUN else ""
+
+
+@contextmanager
+def _one_line(known: Sequence[str]) -> Iterator[None]:
+    """Around Hydra's own work, where whatever is raised is about an override, a file of conf/ or the run folder."""
+    try:
+        yield
+    except Exception as error:  # Hydra, OmegaConf and YAML share no other base
+        raise ValueError(_describe(error, known)) from error
+
+
+def _describe(error: BaseException, known: Sequence[str]) -> str:
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: not an override; write key=value ({error.message.partition('See http')[0]})"
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}={option}: no such option; there is {', '.join(error.options)}"
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}; name a folder that can be written, hydra.run.dir=… (a sweep's: hydra.sweep.dir=…)"
+    if twice := re.match(r"Multiple values for (\S+)\.", str(error)):
+        return f"{twice[1]}: already in the defaults list; write {twice[1]}=… without +"
+    file = re.match(r"In '([^']+)'", str(error))
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+            return (f"{file[1]}.yaml: " if file else "") + _describe_key(cause, known)
+        cause = cause.__cause__ or cause.__context__
+    return str(error)
+
+
+def _describe_key(error: OmegaConfBaseException, known: Sequence[str]) -> str:
+    key = str(error.full_key)
+    if isinstance(error, (ConfigKeyError, ConfigAttributeError)):
+        return f"{key}: no such key yet; +{key}=… adds it" if error.object_type is dict else _no_such_key(key, known)
+    if isinstance(error, MissingMandatoryValue):
+        return f"{key}: must be given, {key}=…"
+    return f"{key}: {str(error.msg).splitlines()[0]}"
+
+
+def _no_such_key(key: str, known: Sequence[str]) -> str:
+    """The same last word elsewhere is a better guess than the same letters: `shots` means `task.shots`."""
+    leaf = key.rpartition(".")[2]
+    near = [other for other in known if other.rpartition(".")[2] == leaf] or get_close_matches(key, known, n=1)
+    return f"{key}: no such key" + (f"; did you mean {' or '.join(near)}?" if near else "; --help shows the keys")
+
+
+def _known(schema: type, conf: Path) -> list[str]:
+    """What may stand left of `=`: the keys of the schema, the groups of conf/, the two folders of Hydra that are ours to document."""
+    return [*keys(schema), *(folder.name for folder in conf.iterdir() if folder.is_dir()), "hydra.run.dir", "hydra.sweep.dir"]
+
+
+def _file_name(text: str) -> str:
+    """Overrides as part of a folder's name: `model.path=/a/b` must not become three folders, nor a name too long to make."""
+    return re.sub(r"[^\w.,=+-]+", "_", text)[:120]
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,47 @@
+"""How a run is computed, never what: device, precision, threads and batch cuts. Changing any of it leaves the mathematics as it is."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+
+
+class Precision(StrEnum):
+    """The number format of weights and activations."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+@dataclass
+class HardwareOptions:
+    """`prompts_per_micro_batch` cuts a step's groups into backward passes whose gradients add up; `evaluation_batch` is in questions.
+
+    `logprob_tolerance` is the largest difference, in nats, allowed between a token's logprob in the rollout and in the trainer.
+    """
+
+    device: str = "cpu"
+    precision: Precision = Precision.FLOAT32
+    threads: int = 2
+    prompts_per_micro_batch: int = 4
+    evaluation_batch: int = 64
+    logprob_tolerance: float = 1e-3
+
+    def __post_init__(self) -> None:
+        for name in ("threads", "prompts_per_micro_batch", "evaluation_batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"hardware.{name}={getattr(self, name)}: must be at least 1")
+
+
+def prepare(options: HardwareOptions, seed: int) -> torch.device:
+    """Seeds torch, asks it for deterministic kernels and sets the thread count. Raises ValueError when the device is not there."""
+    try:
+        device = torch.device(options.device)
+    except RuntimeError as error:
+        raise ValueError(f"hardware.device={options.device}: no such kind of device; use cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"hardware.device={options.device}: torch {torch.__version__} sees no GPU; use hardware=cpu, or install torch's CUDA build")
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(True)
+    torch.set_num_threads(options.threads)
+    return device

@@ -1,0 +1,45 @@
+"""Examples in, completions out: what the training rollouts and every evaluation have in common.
+
+Axes: P examples, G completions an example.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from visual_rft.models.policy import Policy, PromptInputs
+from visual_rft.models.processor import Processor
+from visual_rft.rollout.generate import Sampled, decode_greedily, sample
+from visual_rft.vocabulary import Completion, Example, Group
+
+
+def prompt_inputs(policy: Policy, processor: Processor, examples: Sequence[Example]) -> PromptInputs:
+    """The examples' questions and images as the policy reads them; an image asked about several times is encoded once."""
+    rows = {image_id: row for row, image_id in enumerate(dict.fromkeys(e.image_id for e in examples))}
+    images = {e.image_id: e.image for e in examples}
+    pixels = processor.pixels([images[image_id] for image_id in rows])
+    prompts = processor.prompts([e.question for e in examples], [rows[e.image_id] for e in examples], pixels.grid_I3)
+    return policy.prompt_inputs(prompts, pixels, policy.features(pixels))
+
+
+def sample_groups(
+    policy: Policy, processor: Processor, examples: Sequence[Example], *, group_size: int, temperature: float, max_tokens: int, seed: Sequence[int]
+) -> list[Group]:
+    """`group_size` completions of each example at a temperature; completion (p, g) has a random stream of its own, seeded by (*seed, p, g)."""
+    seeds_PG = [[[*seed, p, g] for g in range(group_size)] for p in range(len(examples))]
+    inputs = prompt_inputs(policy, processor, examples)
+    sampled = sample(policy, inputs, seeds_PG=seeds_PG, temperature=temperature, max_tokens=max_tokens, end_id=processor.end_id)
+    return [Group(example, _completions(processor, s)) for example, s in zip(examples, sampled, strict=True)]
+
+
+def answer(policy: Policy, processor: Processor, examples: Sequence[Example], *, max_tokens: int, batch: int) -> Iterator[Completion]:
+    """The greedy completion of each example, in order, `batch` at a time."""
+    for first in range(0, len(examples), batch):
+        asked = examples[first : first + batch]
+        for s in decode_greedily(policy, prompt_inputs(policy, processor, asked), max_tokens=max_tokens, end_id=processor.end_id):
+            yield from _completions(processor, s)
+
+
+def _completions(processor: Processor, sampled: Sampled) -> tuple[Completion, ...]:
+    return tuple(
+        Completion(tokens, logprobs, processor.decode(tokens), finished)
+        for tokens, logprobs, finished in zip(sampled.tokens, sampled.logprobs, sampled.finished, strict=True)
+    )

@@ -1,0 +1,76 @@
+"""What a step reports about itself, by DESIGN's names: pure functions of what was sampled, and a stopwatch.
+
+Axes: P prompts a step, G completions a prompt, T completion tokens.
+"""
+
+import resource
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from visual_rft.advantages import zero_std_fraction
+from visual_rft.models.policy import TokenScores
+from visual_rft.vocabulary import Group, Reward
+
+
+def batch_metrics(groups: Sequence[Group], rewards_PG: Sequence[Sequence[Reward]], totals_PG: Tensor) -> dict[str, float]:
+    """Rewards, their parts, refusals and lengths of one step. `reward/std` is the mean of the groups' standard deviations."""
+    rewards = [reward for row in rewards_PG for reward in row]
+    completions = [c for group in groups for c in group.completions]
+    parts = {f"reward/{name}": sum(r.parts[name] for r in rewards) / len(rewards) for name in rewards[0].parts}
+    refusals = Counter(r.refusal.reason.value for r in rewards if r.refusal)
+    return {
+        "reward/mean": totals_PG.mean().item(),
+        "reward/std": totals_PG.std(dim=1).mean().item(),
+        "reward/zero_std_fraction": zero_std_fraction(totals_PG),
+        **parts,
+        **{f"refused/{reason}": count / len(rewards) for reason, count in refusals.items()},
+        "completion/length_mean": sum(len(c.tokens_T) for c in completions) / len(completions),
+        "completion/truncated_fraction": sum(not c.finished for c in completions) / len(completions),
+    }
+
+
+def mean_metrics(updates: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The mean over the updates of one batch; the logprob gap is the first's, taken before the policy moved away from the rollout's."""
+    mean = {name: sum(update[name] for update in updates) / len(updates) for name in updates[0]}
+    return mean | {"rollout/trainer_logprob_gap": updates[0]["rollout/trainer_logprob_gap"]}
+
+
+@torch.no_grad()
+def logprob_gap(scores: TokenScores, groups: Sequence[Group]) -> float:
+    """The largest difference, in nats, between a sampled token's logprob in the rollout and in the trainer."""
+    sampled = torch.cat([c.logprobs_T for group in groups for c in group.completions])
+    return (scores.logprobs_BT[scores.mask_BT].cpu() - sampled).abs().max().item()
+
+
+class Stopwatch:
+    """Wall seconds of a step's stages."""
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+        self.stages: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Times one stage: `time/<name>`."""
+        started = time.perf_counter()
+        yield
+        self.stages[f"time/{name}"] = time.perf_counter() - started
+
+    def metrics(self, groups: Sequence[Group]) -> dict[str, float]:
+        """Seconds by stage and in all, completions and completion tokens a second, and the peak memory of the process or its GPU in GB."""
+        seconds = time.perf_counter() - self.started
+        lengths = [len(c.tokens_T) for group in groups for c in group.completions]
+        on_gpu = torch.cuda.is_available() and torch.cuda.max_memory_allocated() > 0
+        peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return {
+            **self.stages,
+            "time/step": seconds,
+            "throughput/completions_per_second": len(lengths) / seconds,
+            "throughput/tokens_per_second": sum(lengths) / seconds,
+            "memory/peak_gb": peak / 1e9,
+        }

@@ -1,0 +1,90 @@
+"""Questions and images in, token ids and patches out: Qwen2-VL's chat format, without torchvision.
+
+Axes: S tokens of one prompt, I images, R patches of all images together, D values a patch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+IMAGE_PAD = "<|image_pad|>"
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Images ready for the vision tower: patches_RD (float32) and grid_I3 (time, height, width in patches)."""
+
+    patches_RD: torch.Tensor
+    grid_I3: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One question about one image: tokens_S (int64; image placeholders expanded) and the image's row in the step's `Pixels`."""
+
+    tokens_S: torch.Tensor
+    image_index: int
+
+
+class Processor:
+    """Tokenizer, image processor and chat template of one model folder."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, images: Qwen2VLImageProcessorPil) -> None:
+        self.tokenizer = tokenizer
+        self.images = images
+
+    @classmethod
+    def load(cls, folder: Path, *, min_pixels: int, max_pixels: int) -> "Processor":
+        """From a model folder; images are resized to between `min_pixels` and `max_pixels` (areas)."""
+        size = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
+        return cls(AutoTokenizer.from_pretrained(folder), Qwen2VLImageProcessorPil.from_pretrained(folder, size=size))
+
+    def save(self, folder: Path) -> None:
+        self.tokenizer.save_pretrained(folder)
+        self.images.save_pretrained(folder)
+
+    @property
+    def end_id(self) -> int:
+        """The one token that ends a completion."""
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def pad_id(self) -> int:
+        return int(self.tokenizer.pad_token_id)
+
+    @property
+    def banned_ids(self) -> list[int]:
+        """Tokens a completion may never hold: every special token but the end (an image token in the text has no image behind it)."""
+        added = self.tokenizer.added_tokens_decoder.items()
+        return sorted(i for i, token in added if token.special and i != self.end_id)
+
+    def pixels(self, images: Sequence[Image.Image]) -> Pixels:
+        """Each image once, resized and cut into patches; any mode becomes RGB."""
+        out = self.images(images=[image.convert("RGB") for image in images], return_tensors="pt")
+        return Pixels(patches_RD=out["pixel_values"].float(), grid_I3=out["image_grid_thw"].long())
+
+    def prompts(self, questions: Sequence[str], image_indices: Sequence[int], grid_I3: torch.Tensor) -> list[Prompt]:
+        """One prompt a question, about the image at its index, in the model's own chat template."""
+        cells_I = (grid_I3.prod(-1) // self.images.merge_size**2).tolist()
+        return [Prompt(self._tokens(question, cells_I[index]), index) for question, index in zip(questions, image_indices, strict=True)]
+
+    def _tokens(self, question: str, cells: int) -> torch.Tensor:
+        content = [{"type": "image"}, {"type": "text", "text": question}]
+        text = self.tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True)
+        ids = self.tokenizer(text.replace(IMAGE_PAD, IMAGE_PAD * cells), add_special_tokens=False)["input_ids"]
+        return torch.tensor(ids, dtype=torch.int64)
+
+    def encode(self, completion: str) -> torch.Tensor:
+        """A completion as the model would have said it, end token included."""
+        ids = self.tokenizer(completion, add_special_tokens=False)["input_ids"]
+        return torch.tensor([*ids, self.end_id], dtype=torch.int64)
+
+    def decode(self, tokens_T: torch.Tensor) -> str:
+        """The text of a completion, its end token left out; other special tokens stay visible."""
+        ids = tokens_T.tolist()
+        return str(self.tokenizer.decode(ids[:-1] if ids and ids[-1] == self.end_id else ids))

@@ -1,0 +1,34 @@
+"""Which family of rewards scores a completion, and what each part weighs."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Family(StrEnum):
+    """`strict` closes the holes that `paper`, the published rewards, leaves open."""
+
+    STRICT = "strict"
+    PAPER = "paper"
+
+
+@dataclass
+class RewardOptions:
+    """A box counts as found above `iou_threshold`. `weights` names the parts that do not weigh 1; a part at 0 is logged and not paid."""
+
+    family: Family = Family.STRICT
+    iou_threshold: float = 0.5
+    weights: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.iou_threshold < 1:
+            raise ValueError(f"rewards.iou_threshold={self.iou_threshold}: must be at least 0 and below 1")
+
+
+def weigh(parts: Iterable[str], weights: dict[str, float]) -> dict[str, float]:
+    """The weight of every part. Raises ValueError on a weight for a part that does not exist."""
+    names = list(parts)
+    unknown = sorted(set(weights) - set(names))
+    if unknown:
+        raise ValueError(f"rewards.weights.{unknown[0]}: this task has no such reward part; its parts are {', '.join(names)}")
+    return {name: weights.get(name, 1.0) for name in names}

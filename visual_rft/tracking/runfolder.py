@@ -1,0 +1,159 @@
+"""The run folder: the contract between a run, the tools that read it, and people.
+
+    config.yaml  environment.json  metrics.jsonl  rollouts.jsonl  checkpoints/  summary.json  report.html
+
+The two `.jsonl` files only ever grow by whole lines; every other file appears whole or not at all.
+Axes: P prompts a step, G completions a prompt.
+"""
+
+import json
+import math
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from visual_rft.vocabulary import DetectionAnswer, Group, Reward
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Writes a run's files under `path`. `RunFolder.create` begins a run; `RunFolder(path)` goes on in one that exists."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path) -> "RunFolder":
+        """Make the folder, with its parents, for a new run. ValueError when it already holds a run, or cannot be written."""
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            # Permission bits do not tell of read-only mounts and full quotas; a file does.
+            tempfile.TemporaryFile(dir=path).close()
+            held = [name for name in ("metrics.jsonl", "summary.json") if (path / name).exists()]
+        except OSError as error:
+            raise ValueError(f"cannot write the run folder {path}: {error.strerror}; choose another hydra.run.dir") from error
+        if held:
+            raise ValueError(f"{path} already holds a run ({' and '.join(held)}); choose another hydra.run.dir")
+        return cls(path)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def write_config(self, yaml_text: str) -> None:
+        """The resolved configuration -> `config.yaml`."""
+        write_atomically(self.path / "config.yaml", yaml_text)
+
+    def write_environment(self, environment: Mapping[str, Any]) -> None:
+        """What `environment` returned -> `environment.json`."""
+        write_atomically(self.path / "environment.json", _json(environment, indent=2) + "\n")
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """The outcome -> `summary.json`; that it exists says that the run finished."""
+        write_atomically(self.path / "summary.json", _json(summary, indent=2) + "\n")
+
+    def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append one line: `step`, then the keys in order. JSON has no NaN or infinity: they become null."""
+        assert "step" not in metrics, "step is the first argument"
+        self._append("metrics.jsonl", [{"step": step} | {key: float(metrics[key]) for key in sorted(metrics)}])
+
+    def log_rollouts(self, step: int, records: Iterable[Mapping[str, Any]]) -> None:
+        """Append one line a record (see `rollout_records`), `step` first; non-finite numbers become null."""
+        self._append("rollouts.jsonl", [{"step": step, **record} for record in records])
+
+    def _append(self, name: str, records: Iterable[Mapping[str, Any]]) -> None:
+        # One unbuffered write: an interrupt falls before or after it, so no line is ever left in two halves.
+        with open(self.path / name, "ab", buffering=0) as file:
+            file.write("".join(_json(record) + "\n" for record in records).encode("ascii"))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write UTF-8 `text` so that `path` holds the old content or the new, never a part. Lone surrogates become character references."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_bytes(text.encode("utf-8", errors="xmlcharrefreplace"))
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def rollout_records(
+    step: int,
+    groups: Sequence[Group],
+    rewards_PG: Sequence[Sequence[Reward]],
+    totals_PG: Sequence[Sequence[float]] | torch.Tensor,
+    advantages_PG: Sequence[Sequence[float]] | torch.Tensor,
+) -> list[dict[str, Any]]:
+    """The step's P·G completions as JSON-ready dictionaries, prompt by prompt.
+
+    `answer` is a list of `{"Position": norm1000 corners, "Confidence": c}` (empty: `No Objects`), or None; `refused` is the reason, or None.
+    """
+    return [
+        {
+            "step": step,
+            "example": group.example.id,
+            "completion": completion.text,
+            "answer": _answer(reward.answer),
+            "refused": reward.refusal and str(reward.refusal.reason),
+            "rewards": dict(reward.parts),
+            "reward": float(total),
+            "advantage": float(advantage),
+            "finished": completion.finished,
+            "tokens": len(completion.tokens_T),
+        }
+        for group, rewards_G, totals_G, advantages_G in zip(groups, rewards_PG, totals_PG, advantages_PG, strict=True)
+        for completion, reward, total, advantage in zip(group.completions, rewards_G, totals_G, advantages_G, strict=True)
+    ]
+
+
+def environment(device: str, fingerprints: Mapping[str, str]) -> dict[str, Any]:
+    """What a run depended on beside its configuration. `git` is None unless the package is tracked in a checkout; `data` is `fingerprints`."""
+    cuda = torch.device(device).type == "cuda"
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "transformers": version("transformers"),
+        "numpy": version("numpy"),
+        "platform": platform.platform(),
+        "device": device,
+        "device_name": torch.cuda.get_device_name(device) if cuda else platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "git": _git(Path(__file__).parent),
+        "data": dict(fingerprints),
+    }
+
+
+def _git(folder: Path) -> dict[str, Any] | None:
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
+    try:
+        # A wheel in a virtual environment inside somebody else's checkout must not report that checkout.
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        return {"revision": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _answer(answer: DetectionAnswer | None) -> list[dict[str, Any]] | None:
+    return None if answer is None else [{"Position": list(item.box), "Confidence": item.confidence} for item in answer.detections]
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,182 @@
+"""GRPO as the paper has it (Visual-RFT, arXiv 2503.01785; GRPO: DeepSeekMath, arXiv 2402.03300, algorithm 1), in the order of its method section.
+
+One step: ask P questions, sample a group of G completions each, score them with a reward that can be checked, normalise the rewards
+inside each group into advantages, and move the policy along the clipped surrogate, held near a frozen reference by β times the k3 KL.
+
+Axes: P prompts a step, G completions a prompt, B rows of one micro-batch, T completion tokens.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from visual_rft.advantages import group_advantages, shuffled_group_advantages
+from visual_rft.hardware import HardwareOptions
+from visual_rft.inference import prompt_inputs, sample_groups
+from visual_rft.losses import Aggregation, LossOptions, aggregate, policy_loss
+from visual_rft.measurements import Stopwatch, batch_metrics, logprob_gap, mean_metrics
+from visual_rft.models.policy import Policy, TokenScores
+from visual_rft.models.processor import Processor
+from visual_rft.sources.stream import step_examples
+from visual_rft.vocabulary import Batch, Example, Group, Reward
+
+
+class Advantage(StrEnum):
+    """How rewards become advantages."""
+
+    GROUP = "group"  # the paper's
+    SHUFFLED = "shuffled"  # the control: rewards permuted inside each group first
+
+
+@dataclass
+class AlgorithmOptions(LossOptions):
+    """The mathematics of a run. Lengths are in tokens, the end token included."""
+
+    group_size: int = 8
+    temperature: float = 1.0
+    max_completion_tokens: int = 256
+    updates_per_batch: int = 1
+    advantage: Advantage = Advantage.GROUP
+    max_grad_norm: float = 1.0
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.group_size < 2:
+            raise ValueError(f"algorithm.group_size={self.group_size}: an advantage compares the completions of one prompt; ask for 2 or more")
+        if self.temperature <= 0:
+            raise ValueError(f"algorithm.temperature={self.temperature}: must be positive; without chance a group has no spread")
+        for name in ("max_completion_tokens", "updates_per_batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"algorithm.{name}={getattr(self, name)}: must be at least 1")
+
+
+class Scoring(Protocol):
+    """What the loop asks of a task."""
+
+    def reward(self, text: str, example: Example) -> Reward: ...
+
+    def total(self, reward: Reward) -> float: ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """One finished step (`number` counts from 1): its metrics by name, and everything that was sampled and how it was judged."""
+
+    number: int
+    metrics: dict[str, float]
+    groups: list[Group]
+    rewards_PG: list[list[Reward]]
+    totals_PG: Tensor
+    advantages_PG: Tensor
+
+
+class Trainer:
+    """The policy, its optimizer and its reference. `run()` yields the steps one by one."""
+
+    def __init__(
+        self, policy: Policy, reference: Policy | None, processor: Processor, task: Scoring, algorithm: AlgorithmOptions, hardware: HardwareOptions
+    ) -> None:
+        self.policy, self.reference, self.processor, self.task = policy, reference, processor, task
+        self.algorithm, self.hardware = algorithm, hardware
+        self.optimizer = torch.optim.AdamW(policy.parameters(), weight_decay=algorithm.weight_decay)
+
+    def run(self, examples: Sequence[Example], *, steps: int, prompts_per_step: int, learning_rate: float, seed: int) -> Iterator[Step]:
+        """`steps` steps over the training examples; the learning rate falls linearly to zero. Everything follows from the seed."""
+        self.check_rollout(examples[:2], seed)
+        for step in range(steps):
+            watch = Stopwatch()
+            questions = step_examples(examples, step=step, prompts_per_step=prompts_per_step, seed=seed)
+            with watch.stage("rollout"):
+                groups = self.sample(questions, seed=(seed, step))
+            with watch.stage("reward"):
+                rewards_PG = [[self.task.reward(c.text, group.example) for c in group.completions] for group in groups]
+                totals_PG = torch.tensor([[self.task.total(r) for r in rewards] for rewards in rewards_PG], dtype=torch.float64)
+            advantages_PG = self.advantages(totals_PG, seed=(seed, step))
+            with watch.stage("reference"):
+                batches = self.pack(groups, advantages_PG)
+            with watch.stage("update"):
+                updates = [self.update(batches, learning_rate * (1 - step / steps)) for _ in range(self.algorithm.updates_per_batch)]
+            metrics = mean_metrics(updates) | batch_metrics(groups, rewards_PG, totals_PG) | watch.metrics(groups)
+            yield Step(step + 1, metrics, groups, rewards_PG, totals_PG, advantages_PG)
+
+    def sample(self, questions: Sequence[Example], seed: tuple[int, int]) -> list[Group]:
+        """A group of completions of each question from the policy as it is."""
+        a = self.algorithm
+        return sample_groups(
+            self.policy,
+            self.processor,
+            questions,
+            group_size=a.group_size,
+            temperature=a.temperature,
+            max_tokens=a.max_completion_tokens,
+            seed=seed,
+        )
+
+    def advantages(self, totals_PG: Tensor, seed: tuple[int, int]) -> Tensor:
+        """Advantages_PG of the rewards, by the algorithm's rule."""
+        if self.algorithm.advantage is Advantage.SHUFFLED:
+            return shuffled_group_advantages(totals_PG, generator=torch.Generator().manual_seed(seed[0] * 1_000_003 + seed[1]))
+        return group_advantages(totals_PG)
+
+    @torch.no_grad()
+    def pack(self, groups: Sequence[Group], advantages_PG: Tensor) -> list[Batch]:
+        """The groups in micro-batches, with the logprobs that stay fixed over the updates of this step."""
+        size, batches = self.hardware.prompts_per_micro_batch, []
+        for first in range(0, len(groups), size):
+            part = tuple(groups[first : first + size])
+            old_BT = self.scores(self.policy, part).logprobs_BT if self.algorithm.updates_per_batch > 1 else None
+            reference_BT = self.scores(self.reference, part).logprobs_BT if self.reference else None
+            batches.append(Batch(part, advantages_PG[first : first + size].flatten().to(self.policy.device).float(), old_BT, reference_BT))
+        return batches
+
+    def update(self, batches: Sequence[Batch], learning_rate: float) -> dict[str, float]:
+        """One optimizer step on the whole batch: gradients of the micro-batches add up to that of the batch."""
+        completions = [c for batch in batches for group in batch.groups for c in group.completions]
+        by_sequence = self.algorithm.aggregation is Aggregation.SEQUENCE
+        total = len(completions) if by_sequence else sum(len(c.tokens_T) for c in completions)
+        self.optimizer.zero_grad()
+        summed: dict[str, float] = defaultdict(float)
+        gap = 0.0
+        for batch in batches:
+            scores = self.scores(self.policy, batch.groups)
+            loss, metrics = policy_loss(
+                logprobs_BT=scores.logprobs_BT,
+                old_logprobs_BT=scores.logprobs_BT.detach() if batch.old_logprobs_BT is None else batch.old_logprobs_BT,
+                reference_logprobs_BT=batch.reference_logprobs_BT,
+                advantages_B=batch.advantages_B,
+                mask_BT=scores.mask_BT,
+                options=self.algorithm,
+                total=total,
+            )
+            loss.backward()  # type: ignore[no-untyped-call]
+            metrics["policy/entropy"] = aggregate(scores.entropy_BT, mask_BT=scores.mask_BT, aggregation=self.algorithm.aggregation, total=total)
+            for name, value in metrics.items():
+                summed[name] += value.item()
+            gap = max(gap, logprob_gap(scores, batch.groups))
+        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.algorithm.max_grad_norm)
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = learning_rate
+        self.optimizer.step()
+        return {**summed, "policy/grad_norm": norm.item(), "policy/lr": learning_rate, "rollout/trainer_logprob_gap": gap}
+
+    def scores(self, policy: Policy, groups: Sequence[Group]) -> TokenScores:
+        """Logprobs of every completion of `groups` under a policy, at the sampling temperature."""
+        inputs = prompt_inputs(policy, self.processor, [group.example for group in groups])
+        rows = [p for p, group in enumerate(groups) for _ in group.completions]
+        return policy(inputs, rows, [c.tokens_T for group in groups for c in group.completions], self.algorithm.temperature)
+
+    @torch.no_grad()
+    def check_rollout(self, questions: Sequence[Example], seed: int) -> None:
+        """Rollout and trainer must agree on what was sampled, or the ratio is wrong from the first step: ValueError if they do not."""
+        groups = self.sample(questions, seed=(seed, 0))
+        gap, tolerance = logprob_gap(self.scores(self.policy, groups), groups), self.hardware.logprob_tolerance
+        if not gap <= tolerance:
+            raise ValueError(
+                f"hardware.logprob_tolerance={tolerance}: rollout and trainer differ by {gap:.2g} nats on the same tokens and weights; "
+                "a precision or attention setting makes them two models; use float32, or raise the tolerance if the difference is rounding"
+            )
