@@ -37,11 +37,11 @@ clean: ## remove caches and build products; .venv and outputs stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 	find . \( -name .venv -o -name .git -o -name outputs \) -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
-# Offline, so that a test which reaches for the hub fails; few threads, because tiny tensors only wait for more.
+# Offline, so that a test which reaches for the hub fails; two threads, as on the two cores that the suite's time is promised for.
 test test-slow: export HF_HUB_OFFLINE = 1
 test test-slow: export OMP_NUM_THREADS ?= 2
 
-# bin/pip is the last thing that venv writes: without it, an earlier attempt was interrupted.
+# Not bin/python: an interrupted venv has that already, and no pip.
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, for example: make PYTHON=python3.12")'
 	$(PYTHON) -m venv --clear .venv

@@ -4,6 +4,7 @@ pytest tests/test_config.py
 """
 
 import ast
+import logging
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -149,7 +150,7 @@ def jobs_of(*argv: str, run: Callable[[Job[Config]], None] = lambda job: None, s
 REFUSED = {
     "unknown key": (["stepz=3"], "stepz: no such key; did you mean steps?"),
     "unknown key of a group": (["task.shotz=3"], "task.shotz: no such key; did you mean task.shots?"),
-    "key without its group": (["shots=3"], "shots: no such key; did you mean task.shots?"),
+    "key without its group": (["device=cuda"], "device: no such key; did you mean hardware.device?"),
     "unknown group": (["experimnt=table3"], "experimnt: no such key; did you mean experiment?"),
     "unknown key of Hydra": (["hydra.run.dri=x"], "hydra.run.dri: no such key; did you mean hydra.run.dir?"),
     "added key": (["+stepz=3"], "stepz: no such key; did you mean steps?"),
@@ -162,7 +163,8 @@ REFUSED = {
     "null": (["steps=null"], "steps: field 'steps' is not Optional"),
     "no value": (["task.shots"], "task.shots: not an override; write key=value"),
     "two values": (["steps=1=2"], "steps=1=2: not an override; write key=value"),
-    "flag": (["--steps", "3"], "; write overrides as key=value, all of them together"),
+    "no option": (["model=null"], "model=null: Config group override must be a string"),
+    "flag": (["--steps", "3"], "; write overrides as key=value, flags before them"),
     "sweep without -m": (["steps=1,2"], "Ambiguous value for argument 'steps=1,2'"),
     "missing": (["task=no_shots"], "task.shots: must be given, task.shots=…"),
     "interpolation": (["name=${nope}"], "name: Interpolation key 'nope' not found"),
@@ -174,6 +176,7 @@ REFUSED = {
     "broken YAML": (["task=bad_yaml"], "bad_yaml.yaml"),
     "impossible pair": (["task.shots=13"], "task.shots=13 is unlucky: any other number will do"),
     "unwritable run folder": (["hydra.run.dir=../conf/train.yaml/x"], "../conf/train.yaml/x: Not a directory; name a folder that can be written"),
+    "folder that exists and cannot be written": (["hydra.run.dir=/proc"], "; name a folder that can be written, hydra.run.dir=…"),
     "other conf": (["--config-name", "habits"], "--config-dir adds a folder"),
 }
 
@@ -233,8 +236,8 @@ def test_a_run_has_the_folder_of_its_task_model_and_time_and_nothing_else_in_it(
     (_, [first]), (_, [second]) = (jobs_of("task=coco", started=instant) for _ in range(2))
     assert first.folder == second.folder == Path.cwd() / "outputs/coco/big/2025-01-02_03-04-05"
     assert first.folder.is_dir() and list(first.folder.iterdir()) == []
-    _, [named] = jobs_of("hydra.run.dir=here/it is")
-    assert named.folder == Path.cwd() / "here/it is"
+    (_, [named]), (_, [nowhere]) = jobs_of("hydra.run.dir=here/it is"), jobs_of("hydra.run.dir=.")
+    assert (named.folder, nowhere.folder) == (Path.cwd() / "here/it is", Path.cwd())
 
 
 def test_each_job_of_a_sweep_has_a_folder_named_after_it(conf: Path) -> None:
@@ -282,6 +285,17 @@ def test_a_bug_keeps_its_traceback(conf: Path, capfd: pytest.CaptureFixture[str]
     assert "in __post_init__" in capfd.readouterr().err
 
 
+def test_a_refusal_shows_its_place_when_asked(conf: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def refuse(job: Job[Config]) -> None:
+        raise ValueError("no such file")
+
+    level = logging.getLogger().level
+    assert jobs_of("hydra.verbose=true", run=refuse)[0] == 2
+    logging.getLogger().setLevel(level)
+    err = capfd.readouterr().err
+    assert "in refuse" in err and err.endswith("\nno such file\n")
+
+
 def test_stdout_is_the_runs_alone(conf: Path, capfd: pytest.CaptureFixture[str]) -> None:
     before = list(sys.argv)
     code, _ = jobs_of("-m", "steps=1,2", run=lambda job: print(job.config.steps))
@@ -290,8 +304,8 @@ def test_stdout_is_the_runs_alone(conf: Path, capfd: pytest.CaptureFixture[str])
 
 
 def test_showing_the_config_runs_nothing(conf: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert jobs_of("--cfg", "job", "task=coco") == (0, [])
-    assert OmegaConf.create(capfd.readouterr().out).task.shots == 8
+    assert jobs_of("--cfg", "job", "task=no_shots") == (0, [])
+    assert OmegaConf.is_missing(OmegaConf.create(capfd.readouterr().out).task, "shots")
     assert jobs_of("--help") == (0, [])
     assert "task: bad_yaml, coco, digits" in capfd.readouterr().out
     assert jobs_of("--cfg", "job", "stepz=3") == (2, [])
@@ -309,6 +323,7 @@ def test_a_folder_of_ones_own_adds_options(conf: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("layout", [["conf"], ["visual_rft/conf"], ["conf", "visual_rft/conf"]], ids=["checkout", "installed", "both"])
 def test_conf_is_found_and_torch_is_not_loaded(layout: list[str], tmp_path: Path) -> None:
     (tmp_path / "visual_rft").mkdir()
+    (tmp_path / "visual_rft/__init__.py").touch()
     (tmp_path / "visual_rft/config.py").write_text(Path(config.__file__).read_text())
     for steps, place in enumerate(layout, start=1):
         (write_conf(tmp_path / place) / "task/digits.yaml").write_text(f"shots: {steps}\n")

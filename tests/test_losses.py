@@ -45,7 +45,7 @@ def random_rows(b: int = 7, t: int = 9, seed: int = 0, on_policy: bool = False) 
 
 
 def total_of(rows: Rows, aggregation: Aggregation) -> int:
-    return len(rows.mask_BT) if aggregation is Aggregation.SEQUENCE else int(rows.mask_BT.sum())
+    return len(rows.mask_BT) if aggregation is Aggregation.sequence else int(rows.mask_BT.sum())
 
 
 def run(rows: Rows, aggregation: Aggregation, total: int, kl_coefficient: float = 0.04) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -73,7 +73,7 @@ def test_on_policy_the_gradient_is_the_policy_gradient(aggregation: Aggregation)
     """At ratio 1 it is that of the mean of −A · log p, and nothing is clipped."""
     rows = random_rows(on_policy=True)
     _, gradient_BT, metrics = run(rows, aggregation, total_of(rows, aggregation), kl_coefficient=0.0)
-    weights_BT = rows.mask_BT / rows.mask_BT.sum(dim=1, keepdim=True).clamp(min=1) if aggregation is Aggregation.SEQUENCE else rows.mask_BT * 1.0
+    weights_BT = rows.mask_BT / rows.mask_BT.sum(dim=1, keepdim=True).clamp(min=1) if aggregation is Aggregation.sequence else rows.mask_BT * 1.0
     torch.testing.assert_close(gradient_BT, -rows.advantages_B[:, None] * weights_BT / total_of(rows, aggregation))
     assert metrics["policy/clip_fraction"] == 0
 
@@ -127,7 +127,8 @@ def test_padding_width_changes_nothing(aggregation: Aggregation) -> None:
 def test_garbage_outside_the_mask_is_never_read(aggregation: Aggregation, garbage: float, where: str) -> None:
     rows = random_rows()
     dirty = replace(rows, **{where: getattr(rows, where).masked_fill(~rows.mask_BT, garbage)})
-    clean_run, dirty_run = whole(rows, aggregation), whole(dirty, aggregation)
+    with torch.autograd.set_detect_anomaly(True):  # refuses a NaN anywhere on the way back, even one that is thrown away later
+        clean_run, dirty_run = whole(rows, aggregation), whole(dirty, aggregation)
     torch.testing.assert_close(dirty_run, clean_run, rtol=0, atol=0)
     assert (dirty_run[1][~rows.mask_BT] == 0).all()
 
@@ -151,8 +152,8 @@ def test_a_batch_without_tokens_costs_nothing(aggregation: Aggregation) -> None:
 def test_aggregations_by_hand() -> None:
     """Rows of 1 and 3 tokens: a sequence weighs 1/2, or a token 1/4."""
     values_BT, mask_BT = torch.tensor([[4.0, 0.0, 0.0], [1.0, 2.0, 3.0]]), torch.tensor([[True, False, False], [True, True, True]])
-    assert aggregate(values_BT, mask_BT=mask_BT, aggregation=Aggregation.SEQUENCE, total=2) == 3.0
-    assert aggregate(values_BT, mask_BT=mask_BT, aggregation=Aggregation.TOKEN, total=4) == 2.5
+    assert aggregate(values_BT, mask_BT=mask_BT, aggregation=Aggregation.sequence, total=2) == 3.0
+    assert aggregate(values_BT, mask_BT=mask_BT, aggregation=Aggregation.token, total=4) == 2.5
 
 
 def test_kl_is_positive_and_zero_only_at_equality() -> None:
@@ -216,8 +217,8 @@ def test_clip_fraction_counts_tokens_of_the_mask() -> None:
         advantages_B=torch.tensor([1.0, -1.0]),
         mask_BT=torch.tensor([[True, True, True], [True, False, False]]),
     )
-    assert whole(rows, Aggregation.TOKEN)[2]["policy/clip_fraction"].item() == pytest.approx(2 / 4)
-    assert whole(rows, Aggregation.SEQUENCE)[2]["policy/clip_fraction"].item() == pytest.approx((1 / 3 + 1) / 2)
+    assert whole(rows, Aggregation.token)[2]["policy/clip_fraction"].item() == pytest.approx(2 / 4)
+    assert whole(rows, Aggregation.sequence)[2]["policy/clip_fraction"].item() == pytest.approx((1 / 3 + 1) / 2)
 
 
 @pytest.mark.parametrize("coefficient", [0.0, 0.04])

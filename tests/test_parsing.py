@@ -1,16 +1,16 @@
 """Laws of the parser: it reads back whatever was rendered, names the fault of anything else, and no text can break it.
 
-    pytest tests/test_parsing.py
+pytest tests/test_parsing.py
 """
 
 import json
 import math
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from visual_rft.parsing import MAX_BOXES, parse_detection
+from visual_rft.parsing import parse_detection
 from visual_rft.vocabulary import Detection, DetectionAnswer, Reason, Refusal
 
 ONE = "{'Position': [1, 2, 3, 4], 'Confidence': 0.5}"
@@ -50,7 +50,7 @@ def renderings(draw, answer: DetectionAnswer) -> str:
     return "".join(draw(blanks) + token for token in ["<think>" + thinking + "</think>", "<answer>", *tokens, "</answer>"]) + draw(blanks)
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 @given(st.data(), answers)
 def test_what_is_rendered_is_read_back(data, answer):
     assert parse_detection(data.draw(renderings(answer))) == answer
@@ -71,24 +71,26 @@ def assert_typed(text: str) -> None:
     if isinstance(parsed, Refusal):
         assert len(parsed.detail) <= 60
         return
-    assert len(parsed.detections) <= MAX_BOXES
+    assert len(parsed.detections) <= 100
     for found in parsed.detections:
         x1, y1, x2, y2 = found.box
         assert all(isinstance(number, float) for number in (*found.box, found.confidence))
         assert 0 <= x1 < x2 <= 1000 and 0 <= y1 < y2 <= 1000 and (x2 - x1) * (y2 - y1) > 0 and 0 <= found.confidence <= 1
 
 
-@settings(deadline=None, max_examples=2500)
+@settings(deadline=None, max_examples=1000)
 @given(st.text() | st.text().map(tagged))
 def test_any_text_is_answered_or_refused(text):
     assert_typed(text)
 
 
-FRAGMENTS = ["<think>", "</think>", "<answer>", "</answer>", "[", "]", "{", "}", ",", ":", "'", '"', "'Position'", '"Confidence"', ONE, "1", "-", ".", "e9"]
-FRAGMENTS += ["1000", "nan", "-Infinity", "No Objects", " ", "\n", "\\", "\0", "٣", "\ud800", "x", "(", "None", "1e-200", "9" * 5000]
+FRAGMENTS = [
+    "<think>", "</think>", "<answer>", "</answer>", "[", "]", "{", "}", ",", ":", "'", '"', "'Position'", '"Confidence"', ONE, "No Objects",
+    "1", "-", ".", "e9", "1000", "nan", "-Infinity", "1e-200", "9" * 5000, "None", "x", "(", " ", "\n", "\\", "\0", "٣", "\ud800",
+]  # fmt: skip
 
 
-@settings(deadline=None, max_examples=2500)
+@settings(deadline=None, max_examples=1000)
 @given(st.lists(st.sampled_from(FRAGMENTS), max_size=12).map("".join))
 def test_any_heap_of_fragments_is_answered_or_refused(heap):
     assert_typed(heap)
@@ -96,7 +98,7 @@ def test_any_heap_of_fragments_is_answered_or_refused(heap):
     assert_typed(tagged(f"[{{'Position': [{heap}], 'Confidence': 1}}]"))
 
 
-@settings(deadline=None, max_examples=1000)
+@settings(deadline=None, max_examples=300)
 @given(st.data(), answers)
 def test_a_mutated_answer_is_answered_or_refused(data, answer):
     text = data.draw(renderings(answer))
@@ -106,41 +108,44 @@ def test_a_mutated_answer_is_answered_or_refused(data, answer):
     assert_typed(text)
 
 
-@settings(deadline=None, max_examples=100)
-@given(st.integers(0, len(tagged(f"[{ONE}]")) - 1))
-@example(0)
-def test_a_text_cut_short_is_never_an_answer(length):
+def test_a_text_cut_short_is_never_an_answer():
     text = tagged(f"[{ONE}]")
-    parsed = parse_detection(text[:length])
-    assert isinstance(parsed, Refusal)
-    inside = len("<think>") <= length < text.index("</think>") + 8 or length >= text.index("<answer>") + 8
-    assert (parsed.reason is Reason.TRUNCATED) == inside
+    for length in range(len(text)):
+        parsed = parse_detection(text[:length])
+        assert isinstance(parsed, Refusal)
+        inside = len("<think>") <= length < text.index("</think>") + 8 or length >= text.index("<answer>") + 8
+        assert (parsed.reason is Reason.TRUNCATED) == inside
 
 
 REFUSED = [
     (Reason.NO_THINK, "", f"[{ONE}]", "<answer>[]</answer>", "</think><answer>[]</answer>", "<answer>[]</answer><think>x</think>", "<thin"),
-    (Reason.NO_ANSWER, "<think>x</think>", "<think>x</think>[]", "<think><answer>[]</answer></think>", "<think>x</think></answer>", "<think></think><ans"),
+    (Reason.NO_ANSWER, "<think>x</think>", "<think>x</think>[]", "<think><answer>[]</answer></think>", "<think>x</think></answer>"),
+    (Reason.NO_ANSWER, "<think>x</think><ans"),
     (Reason.TRUNCATED, "<think>and then", "<think>x</think><answer>[{'Pos", "<answer>[", "<think>x</think><answer>[]</answer", "</think>[]<think>"),
     (Reason.REPEATED_TAG, tagged("[]") * 2, "<think>" + tagged("[]"), tagged("[]</answer>"), tagged("[]", "so <answer>")),
     (Reason.TEXT_OUTSIDE, "Sure! " + tagged("[]"), tagged("[]") + ".", "<think>x</think>so<answer>[]</answer>", tagged("[]") + "\u00a0"),
     (Reason.EMPTY_ANSWER, tagged(""), tagged(" \n")),
     (Reason.NOT_A_LIST, tagged("nothing"), tagged("NoObjects"), tagged("No Objects!"), tagged(ONE), tagged("[1]"), tagged("[[]]"), tagged("[,]")),
     (Reason.NOT_A_LIST, tagged(f"[{ONE}"), tagged(f"[{ONE} {ONE}]"), tagged(f"[{ONE},,]"), tagged(f"[{ONE}]."), tagged("[]]"), tagged(f"({ONE},)")),
-    (Reason.NOT_A_LIST, tagged("[{'Position': [1, 2, 3, 4] 'Confidence': 1}]"), one(confidence="0.5 or so"), tagged("__import__('os')")),
+    (Reason.NOT_A_LIST, tagged("[{'Position': [1, 2, 3, 4] 'Confidence': 1}]"), tagged(f"[\u00a0{ONE}]")),
+    (Reason.NOT_A_LIST, one(confidence="0.5 or so"), tagged("__import__('os')")),
     (Reason.BAD_KEYS, tagged("[{}]"), tagged("[{'Position': [1, 2, 3, 4]}]"), tagged("[{'Confidence': 1}]"), tagged("[{'Position' [1]}]")),
     (Reason.BAD_KEYS, one(confidence="1, 'Confidence': 1"), one("[1, 2, 3, 4], 'Position': [1, 2, 3, 4]"), one(confidence="1, 'Label': 'cat'")),
-    (Reason.BAD_KEYS, tagged("[{'position': [1, 2, 3, 4], 'confidence': 1}]"), tagged("[{Position: [1, 2, 3, 4], Confidence: 1}]"), tagged("[{'Position]")),
+    (Reason.BAD_KEYS, tagged("[{'position': [1, 2, 3, 4], 'confidence': 1}]")),
+    (Reason.BAD_KEYS, tagged("[{Position: [1, 2, 3, 4], Confidence: 1}]"), tagged("[{'Position]")),
     (Reason.BAD_BOX, one("[1, 2, 3]"), one("[1, 2, 3, 4, 5]"), one("[]"), one("5"), one("'1, 2, 3, 4'"), one("[[1, 2, 3, 4]]"), one("(1, 2, 3, 4)")),
-    (Reason.BAD_BOX, one("[1 2 3 4]"), one("[1, 2, 3, None]"), one("[1, 2, 3, '4']"), one("[1, 2, 3, 0x10]"), one("[1, 2, 3, 1_0]"), one("[1, 2, 3, 04]")),
-    (Reason.BAD_BOX, one("[1, 2, 3, ٤]"), one("[1, 2, 3, ４]"), one("[1, 2, 3, 4.5.6]"), one("[1, 2, 3, +-4]"), one("[1, 2, 3, 2+2]"), one("[1, 2, 3, 4e]")),
+    (Reason.BAD_BOX, one("[1 2 3 4]"), one("[1, 2, 3, None]"), one("[1, 2, 3, '4']"), one("[1, 2, 3, 0x10]"), one("[1, 2, 3, 1_0]")),
+    (Reason.BAD_BOX, one("[1, 2, 3, 04]"), one("[1, 2, 3, +-4]"), one("[1, 2, 3, 2+2]"), one("[1, 2, 3, 4e]")),
+    (Reason.BAD_BOX, one("[1, 2, 3, ٤]"), one("[1, 2, 3, 4٤]"), one("[1, 2, 3, ４]"), one("[1, 2, 3, 4.5.6]")),
     (Reason.NOT_FINITE, one("[NaN, 2, 3, 4]"), one("[1, 2, inf, 4]"), one("[1, -Infinity, 3, 4]"), one(confidence="nan"), one("[1, 2, 3, 1e999]")),
     (Reason.NOT_FINITE, one(f"[1, 2, 3, 1{'0' * 5000}]"), one(confidence="-" + "9" * 100_000)),
     (Reason.OUT_OF_FRAME, one("[-1, 2, 3, 4]"), one("[1, 2, 3, 1001]"), one("[1, 2, 1000.5, 4]"), one("[3, 2, 1, 1001]")),
     (Reason.INVERTED_BOX, one("[3, 2, 1, 4]"), one("[1, 4, 3, 2]"), one("[3, 4, 1, 2]"), one("[3, 2, 1, 2]")),
     (Reason.ZERO_AREA, one("[1, 2, 1, 4]"), one("[1, 2, 3, 2]"), one("[1, 2, 1, 2]"), one("[0, 0, 1e-200, 1e-200]")),
-    (Reason.BAD_CONFIDENCE, one(confidence="5"), one(confidence="-0.1"), one(confidence="'high'"), one(confidence="True"), one(confidence="95%")),
+    (Reason.BAD_CONFIDENCE, one(confidence="5"), one(confidence="1.01"), one(confidence="-0.1")),
+    (Reason.BAD_CONFIDENCE, one(confidence="'high'"), one(confidence="True"), one(confidence="95%")),
     (Reason.BAD_CONFIDENCE, one(confidence="[1]"), one(confidence=""), one(confidence="0.5x"), one(confidence="٠")),
-    (Reason.TOO_MANY_BOXES, tagged(f"[{', '.join([ONE] * (MAX_BOXES + 1))}]"), tagged("[" + f"{ONE}," * MAX_BOXES + "nonsense")),
+    (Reason.TOO_MANY_BOXES, tagged(f"[{', '.join([ONE] * 101)}]"), tagged("[" + f"{ONE}," * 100 + "nonsense")),
 ]  # fmt: skip
 
 
@@ -170,13 +175,13 @@ def test_the_thinking_may_be_anything(text):
 
 
 def test_as_many_boxes_as_allowed_are_read():
-    assert parse_detection(tagged(f"[{', '.join([ONE] * MAX_BOXES)}]")) == DetectionAnswer(ANSWER.detections * MAX_BOXES)
+    assert parse_detection(tagged(f"[{', '.join([ONE] * 100)}]")) == DetectionAnswer(ANSWER.detections * 100)
 
 
-@pytest.mark.parametrize("piece", FRAGMENTS + ["<think></think>", "<think><answer>", ONE + ", ", "[{", "1, ", "no ", "''", "+-", "e", " 1"])
+@pytest.mark.parametrize("piece", [*FRAGMENTS, "<think></think>", "<think><answer>", ONE + ", ", "[{", "1, ", "no ", "''", "+-", " 1"])
 def test_a_megabyte_of_anything_returns(piece):
     mass = piece * (1_000_000 // len(piece))
-    for text in (mass, tagged(mass), tagged(f"[{mass}]"), one(f"[{mass}]"), one(confidence=mass), tagged(f"no{mass}objects{mass}!"), tagged("[]", mass)):
+    for text in (mass, tagged(mass), tagged(f"[{mass}]"), one(f"[{mass}]"), one(confidence=mass), tagged(f"no{mass}!"), tagged("[]", mass)):
         assert_typed(text)
 
 

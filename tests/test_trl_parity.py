@@ -26,7 +26,7 @@ from visual_rft.losses import Aggregation, KlOptions, LossOptions, policy_loss
 P, G = 3, 4
 B = P * G
 CLIP_LOW, CLIP_HIGH = 0.2, 0.28
-AGGREGATION = {"grpo": Aggregation.SEQUENCE, "bnpo": Aggregation.TOKEN, "dapo": Aggregation.TOKEN}
+AGGREGATION = {"grpo": Aggregation.sequence, "bnpo": Aggregation.token, "dapo": Aggregation.token}
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 
@@ -133,7 +133,7 @@ def ours(peer: Peer, *, beta: float, aggregation: Aggregation) -> tuple[Tensor, 
         advantages_B=group_advantages(peer.rewards_PG).flatten(),
         mask_BT=peer.mask_BT,
         options=LossOptions(clip_low=CLIP_LOW, clip_high=CLIP_HIGH, kl=KlOptions(beta), aggregation=aggregation),
-        total=B if aggregation is Aggregation.SEQUENCE else int(peer.mask_BT.sum()),
+        total=B if aggregation is Aggregation.sequence else int(peer.mask_BT.sum()),
     )
     loss.backward()
     assert leaf_BT.grad is not None
@@ -163,7 +163,7 @@ def test_loss_and_gradient_agree(folder: Path, loss_type: str, beta: float, upda
     assert_close(loss, their_loss)
     assert_close(gradient_BT, their_gradient_BT)
     assert (metrics["policy/clip_fraction"] > 0) == (updates == 2), "two updates must exercise the clip"
-    if AGGREGATION[loss_type] is Aggregation.TOKEN:  # whatever the loss, TRL logs means over tokens
+    if AGGREGATION[loss_type] is Aggregation.token:  # whatever the loss, TRL logs means over tokens
         assert_close(metrics["policy/clip_fraction"], peer.metric("clip_ratio/region_mean"))
         if beta:
             assert_close(metrics["loss/kl"], peer.metric("kl"))

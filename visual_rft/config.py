@@ -17,6 +17,7 @@ from datetime import datetime
 from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Generic, NoReturn, TypeVar, cast, get_args, get_type_hints
 
 import hydra
@@ -32,6 +33,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 HYDRA_VERSION = "1.3"  # whose defaults hold: no change of the working directory
+WRITABLE = "name a folder that can be written, hydra.run.dir=… (a sweep's: hydra.sweep.dir=…)"
 
 Schema = TypeVar("Schema")
 
@@ -72,7 +74,7 @@ def start(
     def hydra_main() -> None:
         conf = conf_folder(name)
         _check_jobs(schema, conf, name, _parse(arguments))
-        with _one_line(_known(schema, conf)), _command_line(arguments):
+        with _one_line(_known(schema, conf), arguments), _command_line(arguments):
             hydra.main(version_base=HYDRA_VERSION, config_path=str(conf), config_name=name)(job)()
 
     try:
@@ -111,10 +113,10 @@ def _check_jobs(schema: type[Schema], conf: Path, name: str, args: Namespace) ->
     known = _known(schema, conf)
     mine = [f"hydra.searchpath=[file://{Path(args.config_dir).resolve()}]"] if args.config_dir else []
     with hydra.initialize_config_dir(str(conf), job_name=name, version_base=HYDRA_VERSION):
-        with _one_line(known):
+        with _one_line(known, args.overrides):
             jobs = _combinations(args.overrides) if args.multirun else [args.overrides]
         for overrides in jobs:
-            with _one_line(known):
+            with _one_line(known, overrides):
                 composed = hydra.compose(name, overrides + mine)
             _typed(schema, composed, known)
 
@@ -132,9 +134,20 @@ def _combinations(overrides: Sequence[str]) -> list[list[str]]:
 
 def _job(schema: type[Schema], composed: DictConfig) -> Job[Schema]:
     context = HydraConfig.get()
+    folder = Path(context.runtime.output_dir)
+    if folder != Path(context.runtime.cwd):  # an entry whose hydra.run.dir is `.` writes nothing
+        _try_to_write(folder)
     config = _typed(schema, composed, list(keys(schema)))
-    yaml = OmegaConf.to_yaml(OmegaConf.structured(config))
-    return Job(config, yaml, Path(context.runtime.output_dir), tuple(context.overrides.task))
+    return Job(config, OmegaConf.to_yaml(OmegaConf.structured(config)), folder, tuple(context.overrides.task))
+
+
+def _try_to_write(folder: Path) -> None:
+    """Hydra only makes the folder; one that was there may be read-only, which should not come out after the first hour."""
+    try:
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"{folder}: {error.strerror}; {WRITABLE}") from error
 
 
 def _typed(schema: type[Schema], composed: DictConfig, known: Sequence[str]) -> Schema:
@@ -164,7 +177,7 @@ def _strangers(node: DictConfig, prefix: str = "") -> Iterator[str]:
 
 def _parse(arguments: list[str]) -> Namespace:
     def refuse(message: str) -> NoReturn:
-        raise ValueError(f"{message}; write overrides as key=value, all of them together; --help shows the keys")
+        raise ValueError(f"{message}; write overrides as key=value, flags before them; --help shows the keys")
 
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]
@@ -207,12 +220,13 @@ def _label() -> str:
 
 
 @contextmanager
-def _one_line(known: Sequence[str]) -> Iterator[None]:
+def _one_line(known: Sequence[str], overrides: Sequence[str]) -> Iterator[None]:
     """Around Hydra's own work, where whatever is raised is about an override, a file of conf/ or the run folder."""
     try:
         yield
     except Exception as error:  # Hydra, OmegaConf and YAML share no other base
-        raise ValueError(_describe(error, known)) from error
+        nameless = isinstance(error, ValueError)  # Hydra's own exceptions name the override; those of Python do not
+        raise ValueError((f"{' '.join(overrides)}: " if nameless else "") + _describe(error, known)) from error
 
 
 def _describe(error: BaseException, known: Sequence[str]) -> str:
@@ -222,7 +236,7 @@ def _describe(error: BaseException, known: Sequence[str]) -> str:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
         return f"{group}={option}: no such option; there is {', '.join(error.options)}"
     if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}; name a folder that can be written, hydra.run.dir=… (a sweep's: hydra.sweep.dir=…)"
+        return f"{error.filename}: {error.strerror}; {WRITABLE}"
     if twice := re.match(r"Multiple values for (\S+)\.", str(error)):
         return f"{twice[1]}: already in the defaults list; write {twice[1]}=… without +"
     file = re.match(r"In '([^']+)'", str(error))

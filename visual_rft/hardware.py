@@ -9,8 +9,8 @@ import torch
 class Precision(StrEnum):
     """The number format of weights and activations."""
 
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
 
 
 @dataclass
@@ -21,7 +21,7 @@ class HardwareOptions:
     """
 
     device: str = "cpu"
-    precision: Precision = Precision.FLOAT32
+    precision: Precision = Precision.float32
     threads: int = 2
     prompts_per_micro_batch: int = 4
     evaluation_batch: int = 64

@@ -5,10 +5,12 @@ Axes: P examples, G completions an example.
 
 from collections.abc import Iterator, Sequence
 
-from visual_rft.models.policy import Policy, PromptInputs
+import torch
+
+from visual_rft.models.policy import Policy
 from visual_rft.models.processor import Processor
-from visual_rft.rollout.generate import Sampled, decode_greedily, sample
-from visual_rft.vocabulary import Completion, Example, Group
+from visual_rft.rollout.generate import Limits, Sampled, decode_greedily, sample
+from visual_rft.vocabulary import Completion, Example, Group, PromptInputs
 
 
 def prompt_inputs(policy: Policy, processor: Processor, examples: Sequence[Example]) -> PromptInputs:
@@ -20,22 +22,24 @@ def prompt_inputs(policy: Policy, processor: Processor, examples: Sequence[Examp
     return policy.prompt_inputs(prompts, pixels, policy.features(pixels))
 
 
+@torch.no_grad()
 def sample_groups(
-    policy: Policy, processor: Processor, examples: Sequence[Example], *, group_size: int, temperature: float, max_tokens: int, seed: Sequence[int]
+    policy: Policy, processor: Processor, examples: Sequence[Example], *, group_size: int, limits: Limits, seed: Sequence[int]
 ) -> list[Group]:
-    """`group_size` completions of each example at a temperature; completion (p, g) has a random stream of its own, seeded by (*seed, p, g)."""
+    """`group_size` completions of each example; completion (p, g) has a random stream of its own, seeded by (*seed, p, g)."""
     seeds_PG = [[[*seed, p, g] for g in range(group_size)] for p in range(len(examples))]
-    inputs = prompt_inputs(policy, processor, examples)
-    sampled = sample(policy, inputs, seeds_PG=seeds_PG, temperature=temperature, max_tokens=max_tokens, end_id=processor.end_id)
+    sampled = sample(policy, prompt_inputs(policy, processor, examples), limits, seeds_PG)
     return [Group(example, _completions(processor, s)) for example, s in zip(examples, sampled, strict=True)]
 
 
+@torch.no_grad()
 def answer(policy: Policy, processor: Processor, examples: Sequence[Example], *, max_tokens: int, batch: int) -> Iterator[Completion]:
     """The greedy completion of each example, in order, `batch` at a time."""
+    limits = Limits(max_tokens, processor.end_id)
     for first in range(0, len(examples), batch):
-        asked = examples[first : first + batch]
-        for s in decode_greedily(policy, prompt_inputs(policy, processor, asked), max_tokens=max_tokens, end_id=processor.end_id):
-            yield from _completions(processor, s)
+        inputs = prompt_inputs(policy, processor, examples[first : first + batch])
+        for sampled in decode_greedily(policy, inputs, limits):
+            yield from _completions(processor, sampled)
 
 
 def _completions(processor: Processor, sampled: Sampled) -> tuple[Completion, ...]:

@@ -13,8 +13,8 @@ from torch import Tensor
 class Aggregation(StrEnum):
     """How the values of tokens become one number."""
 
-    SEQUENCE = "sequence"  # mean over sequences of each one's token mean: GRPO and the paper
-    TOKEN = "token"  # mean over all tokens: DAPO, where long completions weigh more
+    sequence = "sequence"  # mean over sequences of each one's token mean: GRPO and the paper
+    token = "token"  # mean over all tokens: DAPO, where long completions weigh more
 
 
 @dataclass
@@ -34,7 +34,7 @@ class LossOptions:
 
     clip_low: float = 0.2
     clip_high: float = 0.2
-    aggregation: Aggregation = Aggregation.SEQUENCE
+    aggregation: Aggregation = Aggregation.sequence
     kl: KlOptions = field(default_factory=KlOptions)
 
 
@@ -65,10 +65,10 @@ def k3_kl(*, logprobs_BT: Tensor, reference_logprobs_BT: Tensor) -> Tensor:
 def aggregate(values_BT: Tensor, *, mask_BT: Tensor, aggregation: Aggregation, total: float) -> Tensor:
     """This micro-batch's share of the mean: shares of all micro-batches and ranks add up to the mean of the whole batch.
 
-    `total` counts, over all of those, the sequences (SEQUENCE) or the completion tokens (TOKEN). A sequence without tokens contributes 0.
+    `total` counts, over all of those, the sequences (sequence) or the completion tokens (token). A sequence without tokens contributes 0.
     """
     sums_B = torch.where(mask_BT, values_BT, 0.0).sum(dim=1)
-    if aggregation == Aggregation.SEQUENCE:
+    if aggregation == Aggregation.sequence:
         sums_B = sums_B / mask_BT.sum(dim=1).clamp(min=1)
     return sums_B.sum() / max(total, 1)  # a batch that was masked whole has no tokens, and costs nothing
 

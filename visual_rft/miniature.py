@@ -1,6 +1,6 @@
 """Make the embedded base model: a Qwen2-VL of 3 M parameters, taught from scratch to find digits and to draw loose boxes.
 
-    python -m visual_rft.miniature out=some/folder
+    python -m visual_rft.miniature hydra.run.dir=some/empty/folder
 
 Its labels are *systematically* loose: each side of each box lies 5–30 % of the box's size too far out. So the model knows the
 objects and the answer's form, and few images can teach it how *we* draw the box: the situation the method is for.
@@ -9,23 +9,28 @@ Axes: P scenes (one question each) a step.
 
 import json
 import math
+import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.random import Generator, default_rng
+from omegaconf import MISSING
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from visual_rft.config import Job, start
+from visual_rft.models import loading
 from visual_rft.models.policy import Policy
 from visual_rft.models.processor import Processor
 from visual_rft.sources.digits import CANVAS, CATEGORIES, Split, scenes
 from visual_rft.supervised import supervised_loss
 from visual_rft.tasks.detection import QUESTION, example, render, thinking
-from visual_rft.vocabulary import Box, Detection, Example
+from visual_rft.vocabulary import AnnotatedImage, Box, Detection, Example
 
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>"]
 SPECIAL_TOKENS += ["<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"]
@@ -38,22 +43,29 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
+Curve = list[dict[str, float | str]]
+
+CELLS = 4  # visual tokens a side of a scene
+SPREAD = 0.06  # standard deviation of the first weights; at the family's 0.02 a model this narrow attends to everything alike for long
 NUMBERS = 1001  # coordinates, one token each
 CONFIDENCES = (0.55, 0.65, 0.75, 0.85, 0.95)  # spread, so that GRPO has something to choose from
 
 
 @dataclass
 class Recipe:
-    """The recipe's numbers; everything else is code."""
+    """The recipe's numbers. Sides of boxes are moved outward by `loosest` to `tightest` of the box's size; `absent` is the share of questions
+    about a category that is not in the scene."""
 
-    out: str = "outputs/miniature"
-    seed: int = 0
-    steps: int = 2000
-    prompts_per_step: int = 64
-    learning_rate: float = 1.5e-3
-    absent: float = 0.15  # share of questions about a category that is not there
-    looseness: tuple[float, float] = (0.05, 0.30)
-    threads: int = 1
+    seed: int = MISSING
+    threads: int = MISSING
+    scenes_per_step: int = MISSING
+    tower_steps: int = MISSING
+    tower_learning_rate: float = MISSING
+    steps: int = MISSING
+    learning_rate: float = MISSING
+    absent: float = MISSING
+    tightest: float = MISSING
+    loosest: float = MISSING
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -94,13 +106,14 @@ def number_rows(count: int, width: int) -> torch.Tensor:
     """[count, width] embeddings of the numbers 0 … count − 1 to begin with: waves of many lengths, so that near numbers are near."""
     waves = torch.logspace(math.log10(0.5), math.log10(60), width // 2) * 2 * math.pi / (count - 1)
     phases = torch.arange(count)[:, None] * waves
-    return 0.02 * math.sqrt(2) * torch.cat([phases.cos(), phases.sin()], dim=1)
+    return SPREAD * math.sqrt(2) * torch.cat([phases.cos(), phases.sin()], dim=1)
 
 
 def model_config(vocabulary: PreTrainedTokenizerFast) -> Qwen2VLConfig:
     """Qwen2-VL-2B in small numbers: 64×64 pixels are 8×8 patches, 16 visual tokens."""
     ids = {token: vocabulary.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
     text = {
+        "initializer_range": SPREAD,
         "vocab_size": math.ceil(len(vocabulary) / 64) * 64,
         "hidden_size": 192,
         "intermediate_size": 448,
@@ -108,8 +121,8 @@ def model_config(vocabulary: PreTrainedTokenizerFast) -> Qwen2VLConfig:
         "num_attention_heads": 6,
         "num_key_value_heads": 2,
         "max_position_embeddings": 1024,
-        # A 4×4 grid of cells: with the family's theta of a million neighbouring cells would look alike to the attention.
-        "rope_parameters": {"rope_type": "default", "rope_theta": 4.0, "mrope_section": [2, 7, 7]},
+        # A grid of 4×4 cells: rows and columns get fast waves each (0.65, 0.42 and 0.27, 0.18, … radians a cell), slow ones are left to content.
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1000.0, "mrope_section": [1, 2, 13]},
         "bos_token_id": ids["<|endoftext|>"],
         "eos_token_id": ids["<|im_end|>"],
         "pad_token_id": ids["<|endoftext|>"],
@@ -117,7 +130,7 @@ def model_config(vocabulary: PreTrainedTokenizerFast) -> Qwen2VLConfig:
     vision = {"depth": 4, "embed_dim": 128, "hidden_size": 192, "num_heads": 4, "mlp_ratio": 3, "patch_size": 8}
     return Qwen2VLConfig(
         text_config=text,
-        vision_config={**vision, "spatial_merge_size": 2, "temporal_patch_size": 2},
+        vision_config={**vision, "initializer_range": SPREAD, "spatial_merge_size": 2, "temporal_patch_size": 2},
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"],
@@ -136,46 +149,107 @@ def build(seed: int) -> tuple[Policy, Processor]:
     rows = model.get_input_embeddings().weight
     with torch.no_grad():
         rows[words.convert_tokens_to_ids([str(n) for n in range(NUMBERS)])] = number_rows(NUMBERS, rows.shape[1])
-    return Policy(model, processor.banned_ids), processor
+    return Policy(model, processor.allowed_ids), processor
 
 
 def lesson(step: int, recipe: Recipe) -> tuple[list[Example], list[str]]:
     """The questions of one step, on scenes never seen before, and the loose answers to learn."""
     rng = default_rng([recipe.seed, step])
     examples, answers = [], []
-    for image in scenes(Split.BASE, recipe.prompts_per_step, seed=recipe.seed, start=step * recipe.prompts_per_step):
+    for image in scenes(Split.BASE, recipe.scenes_per_step, seed=recipe.seed, start=step * recipe.scenes_per_step):
         shown = sorted({a.category for a in image.annotations})
         asked = sorted(set(CATEGORIES) - set(shown)) if rng.random() < recipe.absent else shown
         question = example(image, str(rng.choice(asked)))
-        boxes = sorted(loosen(box, recipe.looseness, rng) for box in question.truth.boxes)
+        boxes = sorted(loosen(box, recipe.tightest, recipe.loosest, rng) for box in question.truth.boxes)
         examples.append(question)
         answers.append(render([Detection(box, float(rng.choice(CONFIDENCES))) for box in boxes], thinking(question.category, boxes)))
     return examples, answers
 
 
-def loosen(box: Box, looseness: tuple[float, float], rng: Generator) -> Box:
+def loosen(box: Box, tightest: float, loosest: float, rng: Generator) -> Box:
     """Each side of a norm1000 box moved outward by its own share of the box's width or height, up to the image's edge."""
     x1, y1, x2, y2 = box
-    left, top, right, bottom = rng.uniform(*looseness, 4)
+    left, top, right, bottom = rng.uniform(tightest, loosest, 4)
     corners = (x1 - left * (x2 - x1), y1 - top * (y2 - y1), x2 + right * (x2 - x1), y2 + bottom * (y2 - y1))
     a, b, c, d = (float(v) for v in np.clip(np.round(corners), 0, 1000))
     return a, b, c, d
 
 
-def teach(policy: Policy, processor: Processor, recipe: Recipe) -> list[dict[str, float]]:
-    """Supervised training from scratch: AdamW, warm-up over 100 steps, cosine to zero. Returns one record every 20 steps."""
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
+def open_eyes(policy: Policy, processor: Processor, recipe: Recipe) -> Curve:
+    """The tower alone, as every VLM's tower comes pretrained: a head, thrown away later, says of each cell which digit covers it, and that digit's box."""
+    torch.manual_seed(recipe.seed)
+    head = torch.nn.Linear(policy.model.config.get_text_config().hidden_size, len(CATEGORIES) + 1 + 4)
+    parameters = [*policy.model.model.visual.parameters(), *head.parameters()]
+
+    def loss(step: int) -> torch.Tensor:
+        images = scenes(Split.BASE, recipe.scenes_per_step, seed=recipe.seed + 1, start=step * recipe.scenes_per_step)
+        out_PCD = head(torch.stack(policy.features(processor.pixels([image.image for image in images]))))
+        classes_PC, boxes_PC4 = (torch.stack(t) for t in zip(*(cell_truth(image) for image in images), strict=True))
+        names, corners = out_PCD[..., :-4], out_PCD[..., -4:]
+        covered = classes_PC < len(CATEGORIES)
+        return cross_entropy(names.flatten(0, 1), classes_PC.flatten()) + 5 * (corners - boxes_PC4)[covered].abs().mean()
+
+    return descend(loss, parameters, steps=recipe.tower_steps, learning_rate=recipe.tower_learning_rate, name="tower")
+
+
+def cell_truth(image: AnnotatedImage) -> tuple[torch.Tensor, torch.Tensor]:
+    """For each of the 4×4 cells of a scene: the class of the digit that covers it (10: none), and that digit's corners in 0..1."""
+    classes, boxes = torch.full((CELLS, CELLS), len(CATEGORIES)), torch.zeros(CELLS, CELLS, 4)
+    side = CANVAS // CELLS
+    for annotation in image.annotations:
+        x, y, w, h = annotation.bbox_xywh
+        for row, column in np.ndindex(CELLS, CELLS):
+            inside_x = min(x + w, side * (column + 1)) - max(x, side * column)
+            inside_y = min(y + h, side * (row + 1)) - max(y, side * row)
+            if min(inside_x, inside_y) > side / 3:
+                classes[row, column] = CATEGORIES.index(annotation.category)
+                boxes[row, column] = torch.tensor([x, y, x + w, y + h]) / CANVAS
+    return classes.flatten(), boxes.flatten(0, 1)
+
+
+def teach(policy: Policy, processor: Processor, recipe: Recipe) -> Curve:
+    """Everything, by supervised training on the loose answers."""
+
+    def loss(step: int) -> torch.Tensor:
+        return supervised_loss(policy, processor, *lesson(step, recipe))
+
+    return descend(loss, list(policy.parameters()), steps=recipe.steps, learning_rate=recipe.learning_rate, name="answers")
+
+
+def descend(loss: Callable[[int], torch.Tensor], parameters: list[torch.nn.Parameter], *, steps: int, learning_rate: float, name: str) -> Curve:
+    """AdamW with a warm-up of 100 steps and a cosine to zero. Returns one record every 20 steps."""
+    optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=0.05)
     curve, started = [], time.perf_counter()
-    for step in range(recipe.steps):
-        warm = min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
+    for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * warm
-        loss = supervised_loss(policy, processor, *lesson(step, recipe))
+            group["lr"] = learning_rate * min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        value = loss(step)
         optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+        value.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        if step % 20 == 0 or step == recipe.steps - 1:
-            curve.append({"step": step, "loss": loss.item(), "seconds": round(time.perf_counter() - started, 1)})
-            print(json.dumps(curve[-1]), flush=True)
+        if step % 20 == 0 or step == steps - 1:
+            curve.append({"part": name, "step": step, "loss": round(value.item(), 4), "seconds": round(time.perf_counter() - started, 1)})
+            print(json.dumps(curve[-1]), file=sys.stderr, flush=True)
     return curve
+
+
+def run(job: Job[Recipe]) -> None:
+    """Makes the checkpoint and its curve in the run folder."""
+    if any(job.folder.iterdir()):
+        raise ValueError(f"{job.folder} has something in it; choose another hydra.run.dir")
+    recipe = job.config
+    torch.set_num_threads(recipe.threads)
+    policy, processor = build(recipe.seed)
+    curve = open_eyes(policy, processor, recipe) + teach(policy, processor, recipe)
+    loading.save(policy.to(torch.bfloat16), processor, job.folder)  # half the bytes; the weights are rounded once, here
+    (job.folder / "curve.jsonl").write_text("".join(json.dumps(record) + "\n" for record in curve))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The entry; returns the exit code."""
+    return start(Recipe, "miniature", run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from omegaconf import MISSING
 
 from visual_rft import hardware
 from visual_rft.config import Job, start
@@ -63,16 +64,16 @@ class CheckpointOptions:
 class TrainConfig:
     """The whole configuration of a training run. Each part goes to the room that declares it; nothing below sees it whole."""
 
-    model: ModelOptions
-    task: TaskOptions
-    algorithm: AlgorithmOptions
-    rewards: RewardOptions
-    hardware: HardwareOptions
-    logger: LoggerOptions
-    checkpoint: CheckpointOptions
-    seed: int
-    steps: int
-    prompts_per_step: int
+    model: ModelOptions = MISSING
+    task: TaskOptions = MISSING
+    algorithm: AlgorithmOptions = MISSING
+    rewards: RewardOptions = MISSING
+    hardware: HardwareOptions = MISSING
+    logger: LoggerOptions = MISSING
+    checkpoint: CheckpointOptions = MISSING
+    seed: int = MISSING
+    steps: int = MISSING
+    prompts_per_step: int = MISSING
 
     def __post_init__(self) -> None:
         for name in ("steps", "prompts_per_step"):

@@ -22,6 +22,7 @@ from visual_rft.losses import Aggregation, LossOptions, aggregate, policy_loss
 from visual_rft.measurements import Stopwatch, batch_metrics, logprob_gap, mean_metrics
 from visual_rft.models.policy import Policy, TokenScores
 from visual_rft.models.processor import Processor
+from visual_rft.rollout.generate import Limits
 from visual_rft.sources.stream import step_examples
 from visual_rft.vocabulary import Batch, Example, Group, Reward
 
@@ -29,8 +30,8 @@ from visual_rft.vocabulary import Batch, Example, Group, Reward
 class Advantage(StrEnum):
     """How rewards become advantages."""
 
-    GROUP = "group"  # the paper's
-    SHUFFLED = "shuffled"  # the control: rewards permuted inside each group first
+    group = "group"  # the paper's
+    shuffled = "shuffled"  # the control: rewards permuted inside each group first
 
 
 @dataclass
@@ -41,7 +42,7 @@ class AlgorithmOptions(LossOptions):
     temperature: float = 1.0
     max_completion_tokens: int = 256
     updates_per_batch: int = 1
-    advantage: Advantage = Advantage.GROUP
+    advantage: Advantage = Advantage.group
     max_grad_norm: float = 1.0
     weight_decay: float = 0.0
 
@@ -106,20 +107,12 @@ class Trainer:
 
     def sample(self, questions: Sequence[Example], seed: tuple[int, int]) -> list[Group]:
         """A group of completions of each question from the policy as it is."""
-        a = self.algorithm
-        return sample_groups(
-            self.policy,
-            self.processor,
-            questions,
-            group_size=a.group_size,
-            temperature=a.temperature,
-            max_tokens=a.max_completion_tokens,
-            seed=seed,
-        )
+        limits = Limits(self.algorithm.max_completion_tokens, self.processor.end_id, self.algorithm.temperature)
+        return sample_groups(self.policy, self.processor, questions, group_size=self.algorithm.group_size, limits=limits, seed=seed)
 
     def advantages(self, totals_PG: Tensor, seed: tuple[int, int]) -> Tensor:
         """Advantages_PG of the rewards, by the algorithm's rule."""
-        if self.algorithm.advantage is Advantage.SHUFFLED:
+        if self.algorithm.advantage is Advantage.shuffled:
             return shuffled_group_advantages(totals_PG, generator=torch.Generator().manual_seed(seed[0] * 1_000_003 + seed[1]))
         return group_advantages(totals_PG)
 
@@ -137,7 +130,7 @@ class Trainer:
     def update(self, batches: Sequence[Batch], learning_rate: float) -> dict[str, float]:
         """One optimizer step on the whole batch: gradients of the micro-batches add up to that of the batch."""
         completions = [c for batch in batches for group in batch.groups for c in group.completions]
-        by_sequence = self.algorithm.aggregation is Aggregation.SEQUENCE
+        by_sequence = self.algorithm.aggregation is Aggregation.sequence
         total = len(completions) if by_sequence else sum(len(c.tokens_T) for c in completions)
         self.optimizer.zero_grad()
         summed: dict[str, float] = defaultdict(float)

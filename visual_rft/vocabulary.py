@@ -2,7 +2,8 @@
 
     examples ─ sample ─▶ groups of completions ─ score ─▶ rewards ─ normalise ─▶ advantages ─ pack ─▶ batch ─ loss ─▶ step
 
-Axes, everywhere in the package: P prompts a step, G completions a prompt, B = P·G rows, T completion tokens, V vocabulary, N boxes.
+Axes, everywhere in the package: P prompts a step, G completions a prompt, B = P·G rows, T completion tokens, V vocabulary, N boxes,
+S prompt tokens, H hidden width.
 """
 
 from collections.abc import Mapping
@@ -102,6 +103,16 @@ class Example:
     category: str
     question: str
     truth: DetectionTruth
+
+
+@dataclass(frozen=True)
+class PromptInputs:
+    """Prompts ready for the language model: embeds_PSH, mask_PS (1 = token), positions_3PS (mRoPE), next_position_P of the first completion token."""
+
+    embeds_PSH: torch.Tensor
+    mask_PS: torch.Tensor
+    positions_3PS: torch.Tensor
+    next_position_P: torch.Tensor
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def load(options: ModelOptions, *, device: torch.device, dtype: torch.dtype) -> 
         raise ValueError(
             f"model.path={options.path}: the weights in {source} cannot be read ({str(error).splitlines()[0]}); copy them again"
         ) from error
-    return Policy(model, processor.banned_ids).to(device), processor
+    return Policy(model, processor.allowed_ids).to(device), processor
 
 
 def save(policy: Policy, processor: Processor, target: Path) -> None:

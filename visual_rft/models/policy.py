@@ -10,19 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedModel
+from transformers import Cache, DynamicCache, PreTrainedModel
 
 from visual_rft.models.processor import Pixels, Prompt
-
-
-@dataclass(frozen=True)
-class PromptInputs:
-    """Prompts ready for the language model: embeds_PSH, mask_PS (1 = token), positions_3PS (mRoPE), next_position_P of the first completion token."""
-
-    embeds_PSH: Tensor
-    mask_PS: Tensor
-    positions_3PS: Tensor
-    next_position_P: Tensor
+from visual_rft.vocabulary import PromptInputs
 
 
 @dataclass(frozen=True)
@@ -35,14 +26,13 @@ class TokenScores:
 
 
 class Policy(nn.Module):
-    """One model of the family. Tokens that sampling may not draw (`banned_ids`) have probability zero here too, so trainer and rollout agree."""
+    """One model of the family. All tokens but `allowed_ids` are banned: probability zero, in the trainer as in the rollout, so that the two agree."""
 
-    def __init__(self, model: PreTrainedModel, banned_ids: Sequence[int]) -> None:
+    def __init__(self, model: PreTrainedModel, allowed_ids: Sequence[int]) -> None:
         super().__init__()
         self.model = model
-        vocabulary = model.config.get_text_config().vocab_size
-        banned = torch.zeros(vocabulary, dtype=torch.bool)
-        banned[[i for i in banned_ids if i < vocabulary]] = True
+        banned = torch.ones(model.config.get_text_config().vocab_size, dtype=torch.bool)  # some rows of an embedding have no token
+        banned[torch.tensor(allowed_ids)] = False
         self.register_buffer("banned_V", banned, persistent=False)
 
     @property
@@ -68,7 +58,7 @@ class Policy(nn.Module):
         image_PS = (tokens_PS == config.image_token_id) & mask_PS.bool()
         grid_P3 = pixels.grid_I3[[p.image_index for p in prompts]].to(self.device)
         positions_3PS, _ = self.model.model.get_rope_index(tokens_PS, image_PS.int(), image_grid_thw=grid_P3, attention_mask=mask_PS)
-        embeds_PSH = self.model.get_input_embeddings()(tokens_PS)
+        embeds_PSH = self.embed(tokens_PS)
         inserted = torch.cat([features[p.image_index] for p in prompts]).to(embeds_PSH.dtype)
         embeds_PSH = embeds_PSH.masked_scatter(image_PS[..., None], inserted)
         return PromptInputs(embeds_PSH, mask_PS, positions_3PS, positions_3PS.amax((0, 2)) + 1)
@@ -81,10 +71,10 @@ class Policy(nn.Module):
         steps_T = torch.arange(tokens_BT.shape[1], device=self.device)
         positions_3BT = (inputs.next_position_P[rows, None] + steps_T).expand(3, -1, -1)
         hidden_BSH = self.language(
-            embeds=torch.cat([inputs.embeds_PSH[rows], self.model.get_input_embeddings()(tokens_BT)], dim=1),
+            embeds=torch.cat([inputs.embeds_PSH[rows], self.embed(tokens_BT)], dim=1),
             mask=torch.cat([inputs.mask_PS[rows], mask_BT.long()], dim=1),
             positions=torch.cat([inputs.positions_3PS[:, rows], positions_3BT], dim=2),
-        ).last_hidden_state
+        )
         before = inputs.embeds_PSH.shape[1] - 1  # a token is predicted from the one before it
         logprobs_BTV = self.log_distribution(hidden_BSH[:, before : before + tokens_BT.shape[1]], temperature)
         logprobs_BT = logprobs_BTV.gather(-1, tokens_BT[..., None])[..., 0]
@@ -92,11 +82,19 @@ class Policy(nn.Module):
             entropy_BT = -(logprobs_BTV.exp() * logprobs_BTV.masked_fill(self.banned_V, 0.0)).sum(-1)
         return TokenScores(logprobs_BT, entropy_BT, mask_BT)
 
-    def language(self, *, embeds: Tensor, mask: Tensor, positions: Tensor, cache: object = None):  # type: ignore[no-untyped-def]
-        """The language model's own forward on embeddings; its key-value cache grows when one is given."""
+    def embed(self, tokens: Tensor) -> Tensor:
+        """[..., H] input embeddings."""
+        return self.model.get_input_embeddings()(tokens)
+
+    def language(self, *, embeds: Tensor, mask: Tensor, positions: Tensor, cache: Cache | None = None) -> Tensor:
+        """hidden_BSH of the language model on embeddings; `mask` covers what the cache holds as well, and the cache grows."""
         return self.model.model.language_model(
             inputs_embeds=embeds, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=cache is not None
-        )
+        ).last_hidden_state
+
+    def new_cache(self) -> DynamicCache:
+        """An empty key-value cache."""
+        return DynamicCache(config=self.model.config.get_text_config())
 
     def log_distribution(self, hidden_H: Tensor, temperature: float) -> Tensor:
         """[..., V] float32 logprobs of the next token at a temperature, banned tokens at −inf."""

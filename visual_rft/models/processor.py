@@ -58,10 +58,10 @@ class Processor:
         return int(self.tokenizer.pad_token_id)
 
     @property
-    def banned_ids(self) -> list[int]:
-        """Tokens a completion may never hold: every special token but the end (an image token in the text has no image behind it)."""
-        added = self.tokenizer.added_tokens_decoder.items()
-        return sorted(i for i, token in added if token.special and i != self.end_id)
+    def allowed_ids(self) -> list[int]:
+        """Tokens a completion may hold: no special token but the end (an image token in the text would have no image behind it)."""
+        special = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special} - {self.end_id}
+        return [i for i in range(len(self.tokenizer)) if i not in special]
 
     def pixels(self, images: Sequence[Image.Image]) -> Pixels:
         """Each image once, resized and cut into patches; any mode becomes RGB."""

@@ -8,15 +8,15 @@ from enum import StrEnum
 class Family(StrEnum):
     """`strict` closes the holes that `paper`, the published rewards, leaves open."""
 
-    STRICT = "strict"
-    PAPER = "paper"
+    strict = "strict"
+    paper = "paper"
 
 
 @dataclass
 class RewardOptions:
     """A box counts as found above `iou_threshold`. `weights` names the parts that do not weigh 1; a part at 0 is logged and not paid."""
 
-    family: Family = Family.STRICT
+    family: Family = Family.strict
     iou_threshold: float = 0.5
     weights: dict[str, float] = field(default_factory=dict)
 

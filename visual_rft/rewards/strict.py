@@ -20,7 +20,7 @@ def detection(text: str, truth: DetectionTruth, *, iou_threshold: float = 0.5) -
     format      1 for an answer that parses
 
     A rightly empty answer scores 1, 1, 1; a refused one 0, 0, 0, so no parsed answer earns less than a refused one. An extra box that
-    matches nothing never raises a part that is not negative. ValueError on a true box without area.
+    matches nothing never raises a part above the greater of 0 and what it was. ValueError on a true box without area.
     """
     answer = parse_detection(text)
     if isinstance(answer, Refusal):

@@ -1,18 +1,45 @@
 """Rollouts: each prompt is prefilled once, its key-value cache shared out to the group, and tokens are drawn one by one.
 
-Axes: P prompts, G completions a prompt, B = P·G rows, T completion tokens, V vocabulary.
+Axes: P prompts, G completions a prompt, B = P·G rows, S prompt tokens, T completion tokens, V vocabulary, H hidden width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import Cache, DynamicCache
 
-from visual_rft.models.policy import Policy, PromptInputs
 from visual_rft.rollout.sampling import draw, greedy
+from visual_rft.vocabulary import PromptInputs
+
+Choose = Callable[[Tensor, int], Tensor]  # (logprobs_BV, t) -> tokens_B
+
+
+class Speaker(Protocol):
+    """What a rollout asks of a model: `models.policy.Policy` is one."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def embed(self, tokens: Tensor) -> Tensor: ...
+
+    def new_cache(self) -> DynamicCache: ...
+
+    def language(self, *, embeds: Tensor, mask: Tensor, positions: Tensor, cache: Cache | None = None) -> Tensor: ...
+
+    def log_distribution(self, hidden_H: Tensor, temperature: float) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How a rollout is drawn and where it stops: at `end_id`, which is the last token of a finished completion, or after `max_tokens`."""
+
+    max_tokens: int
+    end_id: int
+    temperature: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -25,44 +52,40 @@ class Sampled:
 
 
 @torch.no_grad()
-def sample(
-    policy: Policy, inputs: PromptInputs, *, seeds_PG: Sequence[Sequence[Sequence[int]]], temperature: float, max_tokens: int, end_id: int
-) -> list[Sampled]:
+def sample(model: Speaker, inputs: PromptInputs, limits: Limits, seeds_PG: Sequence[Sequence[Sequence[int]]]) -> list[Sampled]:
     """G completions for each of P prompts; completion (p, g) is drawn with its own random stream, seeded by the integers `seeds_PG[p][g]`."""
-    group = len(seeds_PG[0])
-    uniforms_BT = torch.from_numpy(np.stack([np.random.default_rng(seed).random(max_tokens) for seeds in seeds_PG for seed in seeds]))
-    uniforms_BT = uniforms_BT.to(policy.device)
-    return _decode(policy, inputs, group, max_tokens, end_id, temperature, lambda logprobs_BV, t: draw(logprobs_BV, uniforms_BT[:, t]))
+    streams = [np.random.default_rng(seed).random(limits.max_tokens) for seeds_G in seeds_PG for seed in seeds_G]
+    uniforms_BT = torch.from_numpy(np.stack(streams)).to(model.device)
+    return _decode(model, inputs, limits, len(seeds_PG[0]), lambda logprobs_BV, t: draw(logprobs_BV, uniforms_BT[:, t]))
 
 
 @torch.no_grad()
-def decode_greedily(policy: Policy, inputs: PromptInputs, *, max_tokens: int, end_id: int) -> list[Sampled]:
+def decode_greedily(model: Speaker, inputs: PromptInputs, limits: Limits) -> list[Sampled]:
     """The most probable continuation of each of P prompts, token by token: P groups of one completion."""
-    return _decode(policy, inputs, 1, max_tokens, end_id, 1.0, lambda logprobs_BV, _: greedy(logprobs_BV))
+    return _decode(model, inputs, limits, 1, lambda logprobs_BV, _: greedy(logprobs_BV))
 
 
-def _decode(policy, inputs, group, max_tokens, end_id, temperature, choose) -> list[Sampled]:  # type: ignore[no-untyped-def]
-    cache = DynamicCache(config=policy.model.config.get_text_config())
-    out = policy.language(embeds=inputs.embeds_PSH, mask=inputs.mask_PS, positions=inputs.positions_3PS, cache=cache)
-    last_BH = out.last_hidden_state[:, -1].repeat_interleave(group, dim=0)
+def _decode(model: Speaker, inputs: PromptInputs, limits: Limits, group: int, choose: Choose) -> list[Sampled]:
+    cache = model.new_cache()
+    hidden_PSH = model.language(embeds=inputs.embeds_PSH, mask=inputs.mask_PS, positions=inputs.positions_3PS, cache=cache)
     cache.batch_repeat_interleave(group)
+    last_BH = hidden_PSH[:, -1].repeat_interleave(group, dim=0)
     mask_BS = inputs.mask_PS.repeat_interleave(group, dim=0)
-    next_position_B = inputs.next_position_P.repeat_interleave(group)
-    running_B = torch.ones(len(last_BH), dtype=torch.bool, device=policy.device)
+    position_B = inputs.next_position_P.repeat_interleave(group)
+    running_B = torch.ones_like(position_B, dtype=torch.bool)
     tokens, logprobs, alive = [], [], []
-    for t in range(max_tokens):
-        logprobs_BV = policy.log_distribution(last_BH, temperature)
+    for t in range(limits.max_tokens):
+        logprobs_BV = model.log_distribution(last_BH, limits.temperature)
         token_B = choose(logprobs_BV, t)
         tokens.append(token_B)
         logprobs.append(logprobs_BV.gather(-1, token_B[:, None])[:, 0])
         alive.append(running_B)
-        running_B = running_B & (token_B != end_id)
-        if t == max_tokens - 1 or not running_B.any():
+        running_B = running_B & (token_B != limits.end_id)
+        if t == limits.max_tokens - 1 or not running_B.any():
             break
         mask_BS = torch.cat([mask_BS, mask_BS.new_ones(len(mask_BS), 1)], dim=1)
-        embeds = policy.model.get_input_embeddings()(token_B)[:, None]
-        positions = (next_position_B + t)[None, :, None].expand(3, -1, -1)
-        last_BH = policy.language(embeds=embeds, mask=mask_BS, positions=positions, cache=cache).last_hidden_state[:, -1]
+        positions_3B1 = (position_B + t)[None, :, None].expand(3, -1, -1)
+        last_BH = model.language(embeds=model.embed(token_B)[:, None], mask=mask_BS, positions=positions_3B1, cache=cache)[:, -1]
     return _gather(torch.stack(tokens, 1), torch.stack(logprobs, 1), torch.stack(alive, 1), ~running_B, group)
 
 

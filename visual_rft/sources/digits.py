@@ -76,13 +76,13 @@ def _scene(split: Split, index: int, seed: int) -> AnnotatedImage:
 
 
 def _background(rng: Generator) -> np.ndarray:
-    """[CANVAS, CANVAS, 3] float in 0..255: a gradient between two near colours, with a little grain."""
-    first = rng.uniform(30, 225, 3)
-    second = np.clip(first + rng.uniform(-40, 40, 3), 0, 255)
-    ramp = np.linspace(0, 1, CANVAS)
-    weight = ramp[None, :, None] if rng.random() < 0.5 else ramp[:, None, None]
-    grain = rng.normal(0, 3, (CANVAS, CANVAS, 3))
-    return np.clip(first * (1 - weight) + second * weight + grain, 0, 255)
+    """[CANVAS, CANVAS, 3] float in 0..255: any colour, a little grain, and one light: redder to the right, bluer to the bottom.
+
+    The light tells where in the image a patch lies; the vision tower's own positions are relative, and a model this small needs the hint.
+    """
+    ramp = np.linspace(-40, 40, CANVAS)
+    light = np.stack(np.broadcast_arrays(ramp[None, :], 0.0, ramp[:, None]), axis=-1)
+    return np.clip(rng.uniform(45, 210, 3) + light + rng.normal(0, 3, (CANVAS, CANVAS, 3)), 0, 255)
 
 
 def _place(rng: Generator, split: Split, placed: list[Annotation]) -> tuple[np.ndarray, tuple[int, int], Annotation] | None:

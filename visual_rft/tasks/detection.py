@@ -25,8 +25,8 @@ QUESTION = (
 class Present(StrEnum):
     """Which categories a test image is asked about."""
 
-    GROUND_TRUTH = "ground_truth"  # those in it: what is measured is drawing
-    ALL = "all"  # every one: saying `No Objects` rightly is measured as well
+    ground_truth = "ground_truth"  # those in it: what is measured is drawing
+    all = "all"  # every one: saying `No Objects` rightly is measured as well
 
 
 @dataclass
@@ -50,7 +50,7 @@ class DetectionTask:
 
     def __init__(self, categories: Sequence[str], rewards: RewardOptions) -> None:
         self.categories = categories
-        self._family: Callable[..., Reward] = {Family.STRICT: strict.detection, Family.PAPER: paper.detection}[rewards.family]
+        self._family: Callable[..., Reward] = {Family.strict: strict.detection, Family.paper: paper.detection}[rewards.family]
         self._iou_threshold = rewards.iou_threshold
         self._weights = weigh(("iou", "confidence", "format"), rewards.weights)
 
@@ -93,7 +93,7 @@ def questions(images: Iterable[AnnotatedImage], categories: Sequence[str], prese
         example(image, category)
         for image in images
         for category in categories
-        if present is Present.ALL or any(a.category == category for a in image.annotations)
+        if present is Present.all or any(a.category == category for a in image.annotations)
     ]
 
 

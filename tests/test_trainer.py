@@ -1,0 +1,142 @@
+"""The GRPO step: what must not matter does not, what must matter does. Run: .venv/bin/python -m pytest tests/test_trainer.py"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+
+from visual_rft.hardware import HardwareOptions
+from visual_rft.losses import Aggregation, KlOptions
+from visual_rft.models.policy import Policy
+from visual_rft.models.processor import Processor
+from visual_rft.trainer import Advantage, AlgorithmOptions, Step, Trainer
+from visual_rft.vocabulary import Example, Refusal, Reason, Reward
+
+OPTIONS = AlgorithmOptions(group_size=4, max_completion_tokens=6)
+HARDWARE = HardwareOptions(threads=1, prompts_per_micro_batch=2)
+
+
+class Vowels:
+    """A reward that an untrained model can earn: the share of vowels in its text."""
+
+    def reward(self, text: str, example: Example) -> Reward:
+        refusal = None if text.isascii() else Refusal(Reason.NO_THINK)
+        return Reward({"vowels": sum(c in "aeiou" for c in text) / max(len(text), 1), "length": len(text) / 100}, None, refusal)
+
+    def total(self, reward: Reward) -> float:
+        return sum(reward.parts.values())
+
+
+def train(
+    untrained: tuple[Policy, Processor],
+    examples: Sequence[Example],
+    steps: int = 2,
+    options: AlgorithmOptions = OPTIONS,
+    hardware: HardwareOptions = HARDWARE,
+    learning_rate: float = 1e-3,
+) -> tuple[list[Step], Policy]:
+    policy = copy.deepcopy(untrained[0])
+    reference = copy.deepcopy(policy).requires_grad_(False) if options.kl.coefficient else None
+    trainer = Trainer(policy, reference, untrained[1], Vowels(), options, hardware)
+    return list(trainer.run(examples, steps=steps, prompts_per_step=5, learning_rate=learning_rate, seed=0)), policy
+
+
+def comparable(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if name.split("/")[0] not in ("time", "throughput", "memory")}
+
+
+def test_two_runs_with_one_seed_are_identical(untrained: tuple[Policy, Processor], ragged: list[Example]) -> None:
+    (a, policy_a), (b, policy_b) = (train(untrained, ragged) for _ in range(2))
+    assert [comparable(s.metrics) for s in a] == [comparable(s.metrics) for s in b]
+    assert [c.text for s in a for g in s.groups for c in g.completions] == [c.text for s in b for g in s.groups for c in g.completions]
+    assert all(torch.equal(x, y) for x, y in zip(policy_a.parameters(), policy_b.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("aggregation", list(Aggregation))
+@pytest.mark.parametrize("updates", [1, 2])
+def test_micro_batches_change_nothing(untrained: tuple[Policy, Processor], ragged: list[Example], aggregation: Aggregation, updates: int) -> None:
+    options = replace(OPTIONS, aggregation=aggregation, updates_per_batch=updates)
+    results = [train(untrained, ragged, 1, options, replace(HARDWARE, prompts_per_micro_batch=size)) for size in (1, 2, 5)]
+    for steps, policy in results[1:]:
+        for name, value in comparable(results[0][0][0].metrics).items():
+            assert steps[0].metrics[name] == pytest.approx(value, rel=1e-4, abs=2e-5), name
+        # Adam's first step has the size of the learning rate whatever the gradient's: rounding shows where a gradient is almost 0.
+        for x, y in zip(results[0][1].parameters(), policy.parameters(), strict=True):
+            assert (x - y).abs().mean() < 2e-5
+
+
+def test_the_first_step_starts_at_the_reference(untrained: tuple[Policy, Processor], ragged: list[Example]) -> None:
+    steps, _ = train(untrained, ragged, 3)
+    assert steps[0].metrics["loss/kl"] == pytest.approx(0, abs=1e-9)
+    assert steps[2].metrics["loss/kl"] > 1e-6
+    assert all(s.metrics["policy/clip_fraction"] == 0 for s in steps)
+    assert all(s.metrics["rollout/trainer_logprob_gap"] < 1e-4 for s in steps)
+
+
+def test_two_updates_a_batch_move_further_and_keep_the_old_logprobs(untrained: tuple[Policy, Processor], ragged: list[Example]) -> None:
+    steps, _ = train(untrained, ragged, 1, replace(OPTIONS, updates_per_batch=3, clip_low=1e-4, clip_high=1e-4))
+    assert steps[0].metrics["policy/clip_fraction"] > 0
+    assert steps[0].metrics["loss/kl"] > 0
+
+
+def test_no_reference_is_held_without_kl(untrained: tuple[Policy, Processor], ragged: list[Example]) -> None:
+    steps, _ = train(untrained, ragged, 1, replace(OPTIONS, kl=KlOptions(0.0)))
+    assert "loss/kl" not in steps[0].metrics
+
+
+def test_it_learns_what_is_rewarded_and_the_control_does_not(untrained: tuple[Policy, Processor], ragged: list[Example]) -> None:
+    gains = {}
+    for advantage in Advantage:
+        steps, _ = train(untrained, ragged, 20, replace(OPTIONS, advantage=advantage, group_size=8), learning_rate=3e-3)
+        rewards = [s.metrics["reward/mean"] for s in steps]
+        gains[advantage] = sum(rewards[-4:]) / 4 - sum(rewards[:4]) / 4
+    assert gains[Advantage.group] > 0.05
+    assert gains[Advantage.group] > 3 * gains[Advantage.shuffled]
+
+
+def test_the_learning_rate_falls_linearly(untrained: tuple[Policy, Processor], ragged: list[Example]) -> None:
+    steps, _ = train(untrained, ragged, 4)
+    assert [s.metrics["policy/lr"] for s in steps] == pytest.approx([1e-3, 7.5e-4, 5e-4, 2.5e-4])
+
+
+def test_a_rollout_from_other_weights_stops_the_run(
+    untrained: tuple[Policy, Processor], ragged: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = copy.deepcopy(untrained[0])
+    trainer = Trainer(policy, None, untrained[1], Vowels(), replace(OPTIONS, kl=KlOptions(0.0)), HARDWARE)
+    sample = trainer.sample
+
+    def stale(questions: Sequence[Example], seed: tuple[int, int]) -> object:
+        groups = sample(questions, seed)
+        with torch.no_grad():
+            policy.model.get_input_embeddings().weight.mul_(1.05)
+        return groups
+
+    monkeypatch.setattr(trainer, "sample", stale)
+    with pytest.raises(ValueError, match=r"logprob_tolerance=0\.001: rollout and trainer differ by"):
+        next(trainer.run(ragged, steps=1, prompts_per_step=2, learning_rate=1e-3, seed=0))
+
+
+def test_metrics_carry_the_contract_s_names(untrained: tuple[Policy, Processor], ragged: list[Example]) -> None:
+    metrics = train(untrained, ragged, 1)[0][0].metrics
+    names = "reward/mean reward/std reward/vowels reward/length reward/zero_std_fraction completion/length_mean completion/truncated_fraction "
+    names += "loss/policy loss/kl policy/entropy policy/clip_fraction policy/grad_norm policy/lr rollout/trainer_logprob_gap "
+    names += "time/step time/rollout time/reward time/update throughput/completions_per_second throughput/tokens_per_second memory/peak_gb"
+    assert set(names.split()) <= set(metrics)
+    assert metrics["reward/mean"] == pytest.approx(metrics["reward/vowels"] + metrics["reward/length"])
+
+
+@pytest.mark.parametrize(
+    "change, line",
+    [
+        ({"group_size": 1}, "algorithm.group_size=1"),
+        ({"temperature": 0.0}, "algorithm.temperature=0.0"),
+        ({"max_completion_tokens": 0}, "algorithm.max_completion_tokens=0"),
+        ({"updates_per_batch": 0}, "algorithm.updates_per_batch=0"),
+    ],
+)
+def test_impossible_options_are_refused_by_name(change: dict[str, float], line: str) -> None:
+    with pytest.raises(ValueError, match=line):
+        replace(OPTIONS, **change)  # type: ignore[arg-type]
