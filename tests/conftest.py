@@ -17,9 +17,9 @@ from visual_rft.tasks.detection import Present, questions
 from visual_rft.vocabulary import DetectionTruth, Example
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(autouse=True)
 def _one_thread() -> None:
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # entries set their own; small matrices gain nothing from more
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import sys
 import traceback
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime
 from difflib import get_close_matches
@@ -70,6 +70,9 @@ def start(
     def job(composed: DictConfig) -> None:
         # An exception would end a batch of the sweep, and make Hydra print two more lines.
         codes.append(_exit_code(lambda: run(_job(schema, composed)), _label()))
+        if codes[-1] == 2:  # refused before anything was written: Hydra's folder goes, unless something is in it
+            with suppress(OSError):
+                Path(HydraConfig.get().runtime.output_dir).rmdir()
 
     def hydra_main() -> None:
         conf = conf_folder(name)

@@ -176,7 +176,7 @@ def loosen(box: Box, tightest: float, loosest: float, rng: Generator) -> Box:
 
 
 def open_eyes(policy: Policy, processor: Processor, recipe: Recipe) -> Curve:
-    """The tower alone, as every VLM's tower comes pretrained: a head, thrown away later, says of each cell which digit covers it, and that digit's box."""
+    """The tower alone, since every VLM's comes pretrained: a head, thrown away later, says of each cell which digit covers it, and its box."""
     torch.manual_seed(recipe.seed)
     head = torch.nn.Linear(policy.model.config.get_text_config().hidden_size, len(CATEGORIES) + 1 + 4)
     parameters = [*policy.model.model.visual.parameters(), *head.parameters()]
@@ -219,13 +219,14 @@ def teach(policy: Policy, processor: Processor, recipe: Recipe) -> Curve:
 def descend(loss: Callable[[int], torch.Tensor], parameters: list[torch.nn.Parameter], *, steps: int, learning_rate: float, name: str) -> Curve:
     """AdamW with a warm-up of 100 steps and a cosine to zero. Returns one record every 20 steps."""
     optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=0.05)
-    curve, started = [], time.perf_counter()
+    curve: Curve = []
+    started = time.perf_counter()
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / steps))
         value = loss(step)
         optimizer.zero_grad()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         if step % 20 == 0 or step == steps - 1:

@@ -146,7 +146,7 @@ class Trainer:
                 options=self.algorithm,
                 total=total,
             )
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             metrics["policy/entropy"] = aggregate(scores.entropy_BT, mask_BT=scores.mask_BT, aggregation=self.algorithm.aggregation, total=total)
             for name, value in metrics.items():
                 summed[name] += value.item()

@@ -28,6 +28,8 @@ class TokenScores:
 class Policy(nn.Module):
     """One model of the family. All tokens but `allowed_ids` are banned: probability zero, in the trainer as in the rollout, so that the two agree."""
 
+    banned_V: Tensor
+
     def __init__(self, model: PreTrainedModel, allowed_ids: Sequence[int]) -> None:
         super().__init__()
         self.model = model

@@ -76,13 +76,13 @@ def _scene(split: Split, index: int, seed: int) -> AnnotatedImage:
 
 
 def _background(rng: Generator) -> np.ndarray:
-    """[CANVAS, CANVAS, 3] float in 0..255: any colour, a little grain, and one light: redder to the right, bluer to the bottom.
+    """[CANVAS, CANVAS, 3] float in 0..255: any light colour, a little grain, and one lamp: redder to the right, bluer to the bottom.
 
-    The light tells where in the image a patch lies; the vision tower's own positions are relative, and a model this small needs the hint.
+    The lamp tells where in the image a patch lies; the vision tower's own positions are relative, and a model this small needs the hint.
     """
     ramp = np.linspace(-40, 40, CANVAS)
-    light = np.stack(np.broadcast_arrays(ramp[None, :], 0.0, ramp[:, None]), axis=-1)
-    return np.clip(rng.uniform(45, 210, 3) + light + rng.normal(0, 3, (CANVAS, CANVAS, 3)), 0, 255)
+    lamp = np.stack(np.broadcast_arrays(ramp[None, :], 0.0, ramp[:, None]), axis=-1)
+    return np.clip(rng.uniform(120, 215, 3) + lamp + rng.normal(0, 3, (CANVAS, CANVAS, 3)), 0, 255)
 
 
 def _place(rng: Generator, split: Split, placed: list[Annotation]) -> tuple[np.ndarray, tuple[int, int], Annotation] | None:
@@ -112,7 +112,4 @@ def _touch(a: Box, b: Box, gap: float = 1.0) -> bool:
 def _paint(canvas: np.ndarray, alpha: np.ndarray, left: int, top: int, rng: Generator) -> None:
     size = alpha.shape[0]
     patch = canvas[top : top + size, left : left + size]
-    ink = rng.uniform(0, 255, 3)
-    if np.abs(ink - patch.mean((0, 1))).sum() < 200:  # too pale to be seen: take the opposite colour
-        ink = np.where(patch.mean((0, 1)) > 127, 10.0, 245.0)
-    patch += (ink - patch) * np.clip(alpha * 1.3, 0, 1)[..., None]
+    patch += (rng.uniform(0, 40, 3) - patch) * np.clip(alpha * 1.3, 0, 1)[..., None]

@@ -1,0 +1,185 @@
+"""The entry as a user types it, the real conf/, and the embedded checkpoint. Run: .venv/bin/python -m pytest tests/test_train.py"""
+
+import configparser
+import json
+from pathlib import Path
+
+import hydra
+import pytest
+import torch
+from omegaconf import OmegaConf
+from test_config import unread_keys
+
+from visual_rft.config import conf_folder, keys
+from visual_rft.evaluation import evaluate
+from visual_rft.inference import prompt_inputs
+from visual_rft.miniature import Recipe
+from visual_rft.models.loading import ModelOptions, folder, load
+from visual_rft.models.policy import Policy
+from visual_rft.models.processor import Processor
+from visual_rft.rewards.options import RewardOptions
+from visual_rft.sources.digits import CATEGORIES, DigitOptions, Split, scenes
+from visual_rft.tasks.detection import DetectionTask, Present, questions, render, thinking
+from visual_rft.train import TrainConfig, main
+from visual_rft.vocabulary import Detection, Example
+from visual_rft.workload import TaskOptions, Workload, build
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["steps=2", "prompts_per_step=2", "algorithm.group_size=4", "task.shots=1", "task.source.test_images=6", "hardware.threads=1"]
+UNREPEATABLE = ("time/", "throughput/", "memory/")
+
+
+@pytest.fixture(scope="module")
+def base() -> tuple[Policy, Processor]:
+    options = ModelOptions("tiny", "embedded:tiny", 4096, 4096, 1e-4)
+    return load(options, device=torch.device("cpu"), dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("run")
+    assert main([*SMALL, f"hydra.run.dir={path}"]) == 0
+    return path
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_run_folder_holds_what_the_contract_says(run: Path) -> None:
+    assert {p.name for p in run.iterdir()} == {
+        "config.yaml",
+        "environment.json",
+        "metrics.jsonl",
+        "rollouts.jsonl",
+        "checkpoints",
+        "summary.json",
+        "report.html",
+    }
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["task"], summary["model"], summary["metric"], summary["steps"]) == ("fsod_digits", "tiny", "AP", 2)
+    assert 0 <= summary["before"] <= 100 and 0 <= summary["after"] <= 100 and summary["seconds"] > 0
+    assert [m["step"] for m in lines(run / "metrics.jsonl")] == [1, 2]
+    assert len(lines(run / "rollouts.jsonl")) == 2 * 2 * 4
+    assert set(json.loads((run / "environment.json").read_text())["data"]) == {"train", "test"}
+    assert OmegaConf.load(run / "config.yaml").task.shots == 1
+
+
+def test_one_seed_gives_one_metrics_file(run: Path, tmp_path: Path) -> None:
+    assert main([*SMALL, f"hydra.run.dir={tmp_path}"]) == 0
+
+    def repeatable(path: Path) -> list[str]:
+        return [json.dumps({k: v for k, v in line.items() if not k.startswith(UNREPEATABLE)}) for line in lines(path / "metrics.jsonl")]
+
+    assert repeatable(run) == repeatable(tmp_path)
+    assert (run / "rollouts.jsonl").read_bytes() == (tmp_path / "rollouts.jsonl").read_bytes()
+    assert main([*SMALL, "seed=1", f"hydra.run.dir={tmp_path / 'other'}"]) == 0
+    assert repeatable(run) != repeatable(tmp_path / "other")
+
+
+def test_the_table_is_on_stdout_and_the_rest_on_stderr(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    main([*SMALL, f"hydra.run.dir={tmp_path}"])
+    out, err = capfd.readouterr()
+    assert [line.split()[0] for line in out.splitlines()] == ["fsod_digits,", "before", "AP", "AP50", "AP75", "mean", "well-formed", "run"]
+    assert "step 2/2" in err and "step" not in out
+
+
+def test_the_saved_policy_loads_and_answers_as_reported(run: Path) -> None:
+    (checkpoint,) = (run / "checkpoints").iterdir()
+    options = ModelOptions("tiny", str(checkpoint), 4096, 4096, 1e-4)
+    policy, processor = load(options, device=torch.device("cpu"), dtype=torch.float32)
+    workload = build(TaskOptions("fsod_digits", 1, 0.1, Present.ground_truth, 0, DigitOptions(800, 6)), RewardOptions())
+    again = evaluate(policy, processor, workload, max_tokens=96, batch=64, advance=lambda _: None)
+    assert again.scores()["AP"] == json.loads((run / "summary.json").read_text())["after"]
+
+
+def test_a_folder_with_a_run_in_it_is_refused_and_left_alone(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("*")}
+    assert main([*SMALL, f"hydra.run.dir={run}"]) == 2
+    assert "already holds a run" in capfd.readouterr().err
+    assert before == {p: p.stat().st_mtime_ns for p in run.rglob("*")}
+
+
+def test_a_sweep_gives_a_folder_a_job(tmp_path: Path) -> None:
+    assert main(["-m", *SMALL, "steps=1", "seed=0,1", f"hydra.sweep.dir={tmp_path}"]) == 0
+    assert len(list(tmp_path.glob("*/summary.json"))) == 2
+
+
+@pytest.mark.parametrize(
+    "override, line",
+    [
+        ("task.shot=4", "task.shot: no such key; did you mean task.shots?"),
+        ("steps=ten", "steps: Value 'ten' of type 'str' could not be converted to Integer"),
+        ("task=nope", "task=nope: no such option; there is fsod_digits"),
+        ("algorithm.group_size=1", "algorithm.group_size=1: an advantage compares the completions of one prompt; ask for 2 or more"),
+        ("task.shots=500", "task.shots=500: only"),
+        ("model.path=/not/there", "model.path=/not/there: no config.json in /not/there; give a Hugging Face model folder, or embedded:tiny"),
+        ("hardware.device=cuda", "hardware.device=cuda: torch"),
+        ("+rewards.weights.colour=2", "rewards.weights.colour: this task has no such reward part"),
+        ("steps=0", "steps=0: must be at least 1"),
+        ("algorithm.kl.coefficient=-1", "algorithm.kl.coefficient=-1.0: must not be negative"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(override: str, line: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    if override == "hardware.device=cuda" and torch.cuda.is_available():
+        return
+    assert main([override, "hardware.threads=1", f"hydra.run.dir={tmp_path / 'run'}"]) == 2
+    out, err = capfd.readouterr()
+    assert out == "" and err.startswith(line) and err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_knob_is_read() -> None:
+    for schema in (TrainConfig, Recipe):
+        assert unread_keys(schema, ROOT / "visual_rft") == []
+
+
+def test_every_group_option_composes() -> None:
+    """Each option of each group, and each experiment, makes a whole and valid configuration; every key is given somewhere in conf/."""
+    conf = conf_folder("train")
+    for option in sorted(conf.glob("*/*.yaml")):
+        with hydra.initialize_config_dir(str(conf), version_base="1.3"):
+            config = hydra.compose("train", [f"{option.parent.name}={option.stem}"])
+        for key in keys(TrainConfig):
+            assert not OmegaConf.is_missing(config, key), key
+
+
+def test_the_wheel_ships_every_package() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    packages = {str(p.parent.relative_to(ROOT)).replace("/", ".") for p in (ROOT / "visual_rft").rglob("__init__.py")}
+    assert set(setup["options"]["packages"].split()) == packages | {"visual_rft.conf"}
+
+
+def test_the_base_checkpoint_is_small_and_knows_the_form(base: tuple[Policy, Processor]) -> None:
+    path = folder("embedded:tiny")
+    assert sum(f.stat().st_size for f in path.iterdir()) < 10e6
+    assert [f.name for f in path.iterdir() if f.suffix in (".bin", ".pt", ".pkl", ".py")] == []
+    test = questions(scenes(Split.VALIDATION, 40, seed=0), CATEGORIES, Present.all)[::4]
+    task = DetectionTask(CATEGORIES, RewardOptions())
+    metrics = evaluate(*base, Workload(task, [], test), max_tokens=96, batch=100, advance=lambda _: None).metrics
+    assert metrics.well_formed >= 95
+
+
+def test_the_policy_sees_the_image(base: tuple[Policy, Processor]) -> None:
+    """With the image blanked, or swapped for the next one, the right answer is less likely and the model's own answers earn less."""
+    policy, processor = base
+    asked = questions(scenes(Split.VALIDATION, 48, seed=0), CATEGORIES, Present.ground_truth)
+    right = [render([Detection(b, 0.95) for b in sorted(e.truth.boxes)], thinking(e.category, sorted(e.truth.boxes))) for e in asked]
+    task = DetectionTask(CATEGORIES, RewardOptions())
+
+    def look(examples: list[Example]) -> tuple[torch.Tensor, float]:
+        with torch.no_grad():
+            inputs = prompt_inputs(policy, processor, examples)
+            scores = policy(inputs, range(len(examples)), [processor.encode(text) for text in right], 1.0)
+        texts = evaluate(policy, processor, Workload(task, [], examples), max_tokens=96, batch=100, advance=lambda _: None).texts
+        rewards = [task.total(task.reward(text, e)) for text, e in zip(texts, asked, strict=True)]
+        return torch.where(scores.mask_BT, scores.logprobs_BT, 0).sum(1), sum(rewards) / len(rewards)
+
+    logprobs, reward = look(asked)
+    images = [e.image for e in asked]
+    for others in ([image.point(lambda _: 128) for image in images], images[2:] + images[:2]):
+        changed = [Example(e.id, 1000 + n, image, e.category, e.question, e.truth) for n, (e, image) in enumerate(zip(asked, others, strict=True))]
+        worse, poorer = look(changed)
+        assert (worse < logprobs).float().mean() > 0.8
+        assert poorer < reward - 0.3
