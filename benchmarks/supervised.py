@@ -47,7 +47,7 @@ def run(job: Job[TrainConfig]) -> None:
     c, started = job.config, time.perf_counter()
     device = hardware.prepare(c.hardware, c.seed)
     workload, steps = build(c.task, c.rewards), supervised_steps(c)
-    policy, processor = loading.load(c.model, device=device, dtype=getattr(torch, c.hardware.precision))
+    policy, processor = loading.load(c.model, device)
     optimizer = torch.optim.AdamW(policy.parameters(), weight_decay=c.algorithm.weight_decay)
     folder = RunFolder.create(job.folder)
     folder.write_config(job.yaml)

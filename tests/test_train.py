@@ -2,6 +2,10 @@
 
 import configparser
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import hydra
@@ -32,7 +36,7 @@ UNREPEATABLE = ("time/", "throughput/", "memory/")
 @pytest.fixture(scope="module")
 def base() -> tuple[Policy, Processor]:
     options = ModelOptions("tiny", "embedded:tiny", 4096, 4096, 1e-4)
-    return load(options, device=torch.device("cpu"), dtype=torch.float32)
+    return load(options, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +91,7 @@ def test_the_table_is_on_stdout_and_the_rest_on_stderr(tmp_path: Path, capfd: py
 def test_the_saved_policy_loads_and_answers_as_reported(run: Path) -> None:
     (checkpoint,) = (run / "checkpoints").iterdir()
     options = ModelOptions("tiny", str(checkpoint), 4096, 4096, 1e-4)
-    policy, processor = load(options, device=torch.device("cpu"), dtype=torch.float32)
+    policy, processor = load(options, torch.device("cpu"))
     workload = build(TaskOptions("fsod_digits", 1, 0.1, Present.ground_truth, 0, DigitOptions(800, 6)), RewardOptions())
     again = evaluate(policy, processor, workload, max_tokens=96, batch=64, advance=lambda _: None)
     assert again.scores()["AP"] == json.loads((run / "summary.json").read_text())["after"]
@@ -98,6 +102,21 @@ def test_a_folder_with_a_run_in_it_is_refused_and_left_alone(run: Path, capfd: p
     assert main([*SMALL, f"hydra.run.dir={run}"]) == 2
     assert "already holds a run" in capfd.readouterr().err
     assert before == {p: p.stat().st_mtime_ns for p in run.rglob("*")}
+
+
+def test_an_interrupt_leaves_every_line_readable(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "visual_rft.train", *SMALL, "steps=10000", f"hydra.run.dir={tmp_path}"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not (tmp_path / "metrics.jsonl").exists():
+            time.sleep(0.1)
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and err.splitlines()[-1] == "interrupted" and "Traceback" not in err
+    steps = [line["step"] for line in lines(tmp_path / "metrics.jsonl")]
+    assert steps == list(range(1, len(steps) + 1)) and len(steps) >= 1
+    assert len(lines(tmp_path / "rollouts.jsonl")) >= 8 * (len(steps) - 1)
+    assert not (tmp_path / "summary.json").exists() and json.loads((tmp_path / "environment.json").read_text())
 
 
 def test_a_sweep_gives_a_folder_a_job(tmp_path: Path) -> None:

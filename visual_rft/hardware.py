@@ -1,16 +1,8 @@
-"""How a run is computed, never what: device, precision, threads and batch cuts. Changing any of it leaves the mathematics as it is."""
+"""How a run is computed, never what: device, threads and batch cuts. Changing any of it leaves the mathematics as it is."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 import torch
-
-
-class Precision(StrEnum):
-    """The number format of weights and activations."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
 
 
 @dataclass
@@ -21,8 +13,7 @@ class HardwareOptions:
     """
 
     device: str = "cpu"
-    precision: Precision = Precision.float32
-    threads: int = 2
+    threads: int = 1
     prompts_per_micro_batch: int = 4
     evaluation_batch: int = 64
     logprob_tolerance: float = 1e-3

@@ -14,7 +14,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from omegaconf import MISSING
 
 from visual_rft import hardware
@@ -88,7 +87,7 @@ def run(job: Job[TrainConfig]) -> None:
     c, started = job.config, time.perf_counter()
     device = hardware.prepare(c.hardware, c.seed)
     workload = build(c.task, c.rewards)
-    policy, processor = loading.load(c.model, device=device, dtype=getattr(torch, c.hardware.precision))
+    policy, processor = loading.load(c.model, device)
     reference = copy.deepcopy(policy).requires_grad_(False) if c.algorithm.kl.coefficient else None
     trainer = Trainer(policy, reference, processor, workload.task, c.algorithm, c.hardware)
     folder = RunFolder.create(job.folder)

@@ -170,6 +170,6 @@ class Trainer:
         gap, tolerance = logprob_gap(self.scores(self.policy, groups), groups), self.hardware.logprob_tolerance
         if not gap <= tolerance:
             raise ValueError(
-                f"hardware.logprob_tolerance={tolerance}: rollout and trainer differ by {gap:.2g} nats on the same tokens and weights; "
-                "a precision or attention setting makes them two models; use float32, or raise the tolerance if the difference is rounding"
+                f"hardware.logprob_tolerance={tolerance}: rollout and trainer differ by {gap:.2g} nats on the same tokens and weights, "
+                "as if they were two models: look for a defect or a library that attends otherwise with a cache; raise it only if it is rounding"
             )

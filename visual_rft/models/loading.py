@@ -42,12 +42,12 @@ def folder(path: str) -> Path:
     return found
 
 
-def load(options: ModelOptions, *, device: torch.device, dtype: torch.dtype) -> tuple[Policy, Processor]:
-    """The policy in training mode on `device`, and its processor. Raises ValueError when the folder is absent or its weights are damaged."""
+def load(options: ModelOptions, device: torch.device) -> tuple[Policy, Processor]:
+    """The policy, in float32 on `device`, and its processor. Raises ValueError when the folder is absent or its weights are damaged."""
     source = folder(options.path)
     processor = Processor.load(source, min_pixels=options.min_pixels, max_pixels=options.max_pixels)
     try:
-        model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype, use_safetensors=True, attn_implementation="sdpa")
+        model = AutoModelForImageTextToText.from_pretrained(source, dtype=torch.float32, use_safetensors=True, attn_implementation="sdpa")
     except (OSError, SafetensorError) as error:
         raise ValueError(
             f"model.path={options.path}: the weights in {source} cannot be read ({str(error).splitlines()[0]}); copy them again"
