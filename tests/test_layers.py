@@ -16,8 +16,8 @@ PACKAGE = "visual_rft"
 FLOORS = (
     {"vocabulary"},
     {"boxes", "parsing", "rewards", "advantages", "losses", "metrics"},
-    {"distributed", "config", "hardware"},
-    {"models", "rollout", "tasks", "sources", "checkpoint", "tracking"},
+    {"config", "hardware"},
+    {"models", "rollout", "tasks", "sources", "tracking"},
     {"inference", "measurements", "workload"},
     {"trainer", "supervised", "evaluation"},
 )
@@ -25,7 +25,7 @@ ENTRIES = len(FLOORS)  # the roof: every other module that can be run, imported 
 NEIGHBOURS = {1}  # floors whose rooms may import each other: rewards read boxes and answers
 
 BARE = {"torch", "transformers", "tokenizers", "safetensors", "numpy", "PIL", "scipy"} | sys.stdlib_module_names
-BARE_ROOMS = FLOORS[0] | FLOORS[1] | {"distributed", "hardware", "models", "rollout"}
+BARE_ROOMS = FLOORS[0] | FLOORS[1] | {"hardware", "models", "rollout"}
 MORE = {"metrics": {"pycocotools"}}
 
 
@@ -161,7 +161,7 @@ def test_a_well_built_house_is_accepted(tmp_path: Path) -> None:
         ("tasks/a.py", "from visual_rft.sources import digits", "visual_rft.tasks.a:1 (floor 3) imports visual_rft.sources.digits (floor 3)"),
         ("tasks/a.py", "from ..sources.digits import x", "visual_rft.tasks.a:1 (floor 3) imports visual_rft.sources.digits.x (floor 3)"),
         ("models/deep/a.py", "from ... import rollout", "visual_rft.models.deep.a:1 (floor 3) imports visual_rft.rollout (floor 3)"),
-        ("config.py", "from visual_rft import distributed", "visual_rft.config:1 (floor 2) imports visual_rft.distributed (floor 2)"),
+        ("config.py", "from visual_rft import hardware", "visual_rft.config:1 (floor 2) imports visual_rft.hardware (floor 2)"),
         ("trainer.py", "from visual_rft.train import main", "visual_rft.trainer:1 (floor 5) imports visual_rft.train.main (floor 6)"),
         (
             "export.py",

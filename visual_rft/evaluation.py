@@ -31,11 +31,12 @@ class Evaluation:
 
 
 def evaluate(policy: Policy, processor: Processor, workload: Workload, *, max_tokens: int, batch: int, advance: Callable[[int], None]) -> Evaluation:
-    """Asks every test question of the workload; `advance(1)` is called after each answer."""
-    started, texts = time.perf_counter(), []
-    for completion in answer(policy, processor, workload.test, max_tokens=max_tokens, batch=batch):
-        texts.append(completion.text)
-        advance(1)
+    """Asks every test question of the workload, `batch` at a time; `advance` is told how many were answered."""
+    started = time.perf_counter()
+    texts: list[str] = []
+    for completions in answer(policy, processor, workload.test, max_tokens=max_tokens, batch=batch):
+        texts += [completion.text for completion in completions]
+        advance(len(completions))
     return Evaluation(texts, workload.task.evaluate(workload.test, texts), time.perf_counter() - started)
 
 

@@ -33,13 +33,12 @@ def sample_groups(
 
 
 @torch.no_grad()
-def answer(policy: Policy, processor: Processor, examples: Sequence[Example], *, max_tokens: int, batch: int) -> Iterator[Completion]:
-    """The greedy completion of each example, in order, `batch` at a time."""
+def answer(policy: Policy, processor: Processor, examples: Sequence[Example], *, max_tokens: int, batch: int) -> Iterator[list[Completion]]:
+    """The greedy completions of the examples, in order, `batch` at a time."""
     limits = Limits(max_tokens, processor.end_id)
     for first in range(0, len(examples), batch):
         inputs = prompt_inputs(policy, processor, examples[first : first + batch])
-        for sampled in decode_greedily(policy, inputs, limits):
-            yield from _completions(processor, sampled)
+        yield [_completions(processor, sampled)[0] for sampled in decode_greedily(policy, inputs, limits)]
 
 
 def _completions(processor: Processor, sampled: Sampled) -> tuple[Completion, ...]:

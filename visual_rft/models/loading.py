@@ -5,6 +5,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText
 
@@ -45,6 +46,7 @@ def folder(path: str) -> Path:
 def load(options: ModelOptions, device: torch.device) -> tuple[Policy, Processor]:
     """The policy, in float32 on `device`, and its processor. Raises ValueError when the folder is absent or its weights are damaged."""
     source = folder(options.path)
+    transformers.utils.logging.disable_progress_bar()  # ours is the console's one line
     processor = Processor.load(source, min_pixels=options.min_pixels, max_pixels=options.max_pixels)
     try:
         model = AutoModelForImageTextToText.from_pretrained(source, dtype=torch.float32, use_safetensors=True, attn_implementation="sdpa")

@@ -123,7 +123,7 @@ def _headline(summary: Mapping[str, Any]) -> str:
     metric, before, after = (summary.get(key) for key in ("metric", "before", "after"))
     result = f'<p class="headline">{escape(str(metric))} {number(before)} → <b>{number(after)}</b></p>' if metric else ""
     spent = f"<p>{escape(str(summary['steps']))} steps in {duration(summary['seconds'])}</p>" if "steps" in summary and "seconds" in summary else ""
-    rest = " · ".join(f"{key} {value}" for key, value in summary.items() if key not in HEADLINE)
+    rest = " · ".join(f"{key} {value}" for key, value in summary.items() if key not in HEADLINE and not isinstance(value, Mapping))
     return f"{result}{spent}<p><small>{escape(rest)}</small></p>"
 
 
