@@ -136,7 +136,7 @@ def test_a_sweep_gives_a_folder_a_job(tmp_path: Path) -> None:
         ("hardware.device=cuda", "hardware.device=cuda: torch"),
         ("+rewards.weights.colour=2", "rewards.weights.colour: this task has no such reward part"),
         ("steps=0", "steps=0: must be at least 1"),
-        ("algorithm.kl.coefficient=-1", "algorithm.kl.coefficient=-1.0: must not be negative"),
+        ("algorithm.kl.coefficient=-1", "algorithm.kl.coefficient=-1.0: must be 0 or a positive number"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(override: str, line: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -135,6 +135,11 @@ def test_metrics_carry_the_contract_s_names(untrained: tuple[Policy, Processor],
         ({"temperature": 0.0}, "algorithm.temperature=0.0"),
         ({"max_completion_tokens": 0}, "algorithm.max_completion_tokens=0"),
         ({"updates_per_batch": 0}, "algorithm.updates_per_batch=0"),
+        ({"temperature": float("nan")}, "algorithm.temperature=nan"),
+        ({"clip_low": 1.5}, "algorithm.clip_low=1.5"),
+        ({"clip_high": -0.1}, "algorithm.clip_high=-0.1"),
+        ({"max_grad_norm": 0.0}, "algorithm.max_grad_norm=0.0"),
+        ({"weight_decay": -1.0}, "algorithm.weight_decay=-1.0"),
     ],
 )
 def test_impossible_options_are_refused_by_name(change: dict[str, float], line: str) -> None:

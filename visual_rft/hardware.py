@@ -22,6 +22,8 @@ class HardwareOptions:
         for name in ("threads", "prompts_per_micro_batch", "evaluation_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"hardware.{name}={getattr(self, name)}: must be at least 1")
+        if not self.logprob_tolerance > 0:
+            raise ValueError(f"hardware.logprob_tolerance={self.logprob_tolerance}: must be positive")
 
 
 def prepare(options: HardwareOptions, seed: int) -> torch.device:

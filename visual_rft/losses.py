@@ -5,6 +5,7 @@ Axes: B rows of one micro-batch, T completion tokens. mask_BT (bool) marks the t
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import inf
 
 import torch
 from torch import Tensor
@@ -24,8 +25,8 @@ class KlOptions:
     coefficient: float = 0.04
 
     def __post_init__(self) -> None:
-        if self.coefficient < 0:
-            raise ValueError(f"algorithm.kl.coefficient={self.coefficient}: must not be negative")
+        if not 0 <= self.coefficient < inf:
+            raise ValueError(f"algorithm.kl.coefficient={self.coefficient}: must be 0 or a positive number")
 
 
 @dataclass
@@ -36,6 +37,12 @@ class LossOptions:
     clip_high: float = 0.2
     aggregation: Aggregation = Aggregation.sequence
     kl: KlOptions = field(default_factory=KlOptions)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.clip_low <= 1:
+            raise ValueError(f"algorithm.clip_low={self.clip_low}: must lie in 0..1, since no ratio is negative")
+        if not self.clip_high >= 0:
+            raise ValueError(f"algorithm.clip_high={self.clip_high}: must not be negative")
 
 
 def clipped_surrogate(

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from math import inf
 from typing import Protocol
 
 import torch
@@ -47,10 +48,15 @@ class AlgorithmOptions(LossOptions):
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.group_size < 2:
             raise ValueError(f"algorithm.group_size={self.group_size}: an advantage compares the completions of one prompt; ask for 2 or more")
-        if self.temperature <= 0:
-            raise ValueError(f"algorithm.temperature={self.temperature}: must be positive; without chance a group has no spread")
+        if not 0 < self.temperature < inf:
+            raise ValueError(f"algorithm.temperature={self.temperature}: must be positive and finite; without chance a group has no spread")
+        if not self.max_grad_norm > 0:
+            raise ValueError(f"algorithm.max_grad_norm={self.max_grad_norm}: must be positive; .inf clips nothing")
+        if not 0 <= self.weight_decay < inf:
+            raise ValueError(f"algorithm.weight_decay={self.weight_decay}: must be 0 or a positive number")
         for name in ("max_completion_tokens", "updates_per_batch"):
             if getattr(self, name) < 1:
                 raise ValueError(f"algorithm.{name}={getattr(self, name)}: must be at least 1")

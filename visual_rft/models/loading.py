@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from importlib.resources import files
+from math import inf
 from pathlib import Path
 
 import torch
@@ -31,8 +32,8 @@ class ModelOptions:
     def __post_init__(self) -> None:
         if not 0 < self.min_pixels <= self.max_pixels:
             raise ValueError(f"model.min_pixels={self.min_pixels}: must be positive and at most model.max_pixels={self.max_pixels}")
-        if self.learning_rate <= 0:
-            raise ValueError(f"model.learning_rate={self.learning_rate}: must be positive")
+        if not 0 < self.learning_rate < inf:
+            raise ValueError(f"model.learning_rate={self.learning_rate}: must be a positive number")
 
 
 def folder(path: str) -> Path:

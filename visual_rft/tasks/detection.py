@@ -6,6 +6,7 @@ Axes: P examples, G completions an example, N boxes.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from math import inf
 
 import numpy as np
 
@@ -41,8 +42,8 @@ class DetectionOptions:
     def __post_init__(self) -> None:
         if self.shots < 1:
             raise ValueError(f"task.shots={self.shots}: must be at least 1")
-        if self.negatives < 0:
-            raise ValueError(f"task.negatives={self.negatives}: must not be negative")
+        if not 0 <= self.negatives < inf:
+            raise ValueError(f"task.negatives={self.negatives}: must be 0 or a positive number")
 
 
 class DetectionTask:
