@@ -55,6 +55,11 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side, one thread each")
     parser.add_argument("overrides", nargs="*", help="after --: overrides for all arms")
     arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    asked = arguments.out / "overrides.json"
+    if asked.exists() and json.loads(asked.read_text()) != arguments.overrides:
+        parser.error(f"{arguments.out} holds runs with other overrides ({asked}); choose another --out")
+    asked.write_text(json.dumps(arguments.overrides))
     with ThreadPoolExecutor(arguments.jobs) as pool:
         keys = [(arm, seed) for seed in arguments.seeds for arm in ARMS]
         summaries = dict(zip(keys, pool.map(lambda key: summary(*key, arguments.out, arguments.overrides), keys), strict=True))

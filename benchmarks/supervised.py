@@ -3,7 +3,8 @@
     python benchmarks/supervised.py seed=0 hydra.run.dir=some/folder        (the overrides of visual_rft.train)
 
 Cost is counted in forward passes of one completion: GRPO spends one on sampling, one on the reference and three on the policy's forward
-and backward, supervised tuning three an example. The labels are given as answers, in the base model's own form.
+and backward, supervised tuning three an example. The labels are given as answers, in the base model's own form. What only GRPO has (sampling,
+advantages, rollouts, the report) is not read.
 """
 
 import math
@@ -73,7 +74,9 @@ def run(job: Job[TrainConfig]) -> None:
             console.step(step + 1, {})
         after = test()
     seconds = round(time.perf_counter() - started, 1)
-    folder.write_summary({"task": c.task.name, "model": c.model.name, **summary_scores(before, after), "steps": steps, "seconds": seconds})
+    folder.write_summary(
+        {"task": c.task.name, "model": c.model.name, **summary_scores(before, after), "steps": steps, "seed": c.seed, "seconds": seconds}
+    )
     results_table(table(before, after))
 
 

@@ -1,5 +1,7 @@
 """Our logprobs are the plain Hugging Face model's. Run: .venv/bin/python -m pytest tests/test_policy.py"""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -86,19 +88,27 @@ def test_an_image_asked_twice_is_encoded_once(
 
 
 def test_entropy_is_that_of_the_distribution_drawn_from(untrained: tuple[Policy, Processor], ragged: list[Example]) -> None:
+    """A one-token completion: its distribution is seen whole by asking for every allowed token in turn."""
     policy, processor = untrained
-    hidden = torch.randn(2, policy.model.config.get_text_config().hidden_size, generator=torch.Generator().manual_seed(0))
+    allowed = torch.nonzero(~policy.banned_V)[:, 0]
     with torch.no_grad():
-        logprobs_V = policy.log_distribution(hidden[0], 0.5)
-        cold = policy(prompt_inputs(policy, processor, ragged[:1]), [0], [processor.encode("none")], 0.5)
-        warm = policy(prompt_inputs(policy, processor, ragged[:1]), [0], [processor.encode("none")], 2.0)
-    assert logprobs_V.exp().sum().item() == pytest.approx(1, abs=1e-5)
-    assert (cold.entropy_BT < warm.entropy_BT).all()
-    assert torch.isneginf(logprobs_V[policy.banned_V]).all() and torch.isfinite(logprobs_V[~policy.banned_V]).all()
+        inputs = prompt_inputs(policy, processor, ragged[:1])
+        for temperature in (0.5, 2.0):
+            scores = policy(inputs, [0] * len(allowed), list(allowed[:, None]), temperature)
+            probabilities = scores.logprobs_BT[:, 0].exp()
+            assert probabilities.sum().item() == pytest.approx(1, abs=1e-4)
+            entropy = -(probabilities * scores.logprobs_BT[:, 0]).sum()
+            torch.testing.assert_close(scores.entropy_BT[:, 0], entropy.expand(len(allowed)), atol=1e-3, rtol=0)
+
+
+def test_pixel_limits_set_the_grid(ragged: list[Example], untrained: tuple[Policy, Processor], tmp_path: Path) -> None:
+    untrained[1].save(tmp_path)
+    cells = [Processor.load(tmp_path, min_pixels=p, max_pixels=p).pixels([ragged[0].image]).grid_I3.prod().item() for p in (32 * 32, 64 * 64)]
+    assert cells == [16, 64]
 
 
 def test_image_tokens_and_padding_rows_are_banned_and_the_end_is_not(untrained: tuple[Policy, Processor]) -> None:
     policy, processor = untrained
-    assert policy.banned_V[policy.model.config.image_token_id] and policy.banned_V[processor.pad_id]
+    assert policy.banned_V[policy.model.config.image_token_id] and policy.banned_V[processor.tokenizer.pad_token_id]
     assert not policy.banned_V[processor.end_id]
     assert policy.banned_V[len(processor.tokenizer) :].all(), "rows of the embedding that no token has must never be drawn"

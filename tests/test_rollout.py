@@ -30,7 +30,7 @@ def test_greedy_agrees_with_generate_token_for_token(untrained: tuple[Policy, Pr
             max_new_tokens=24,
             do_sample=False,
             eos_token_id=processor.end_id,
-            pad_token_id=processor.pad_id,
+            pad_token_id=processor.tokenizer.pad_token_id,
             suppress_tokens=torch.nonzero(policy.banned_V)[:, 0].tolist(),
         )
         assert sampled.tokens[0].tolist() == theirs[0, ids.shape[1] :].tolist()

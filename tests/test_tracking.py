@@ -77,7 +77,7 @@ def test_a_folder_with_a_run_is_refused_and_left_alone(tmp_path: Path) -> None:
     before = (tmp_path / "metrics.jsonl").read_bytes()
     with pytest.raises(ValueError, match=rf"{tmp_path} already holds a run.*hydra\.run\.dir"):
         RunFolder.create(tmp_path)
-    assert os.listdir(tmp_path) == ["metrics.jsonl"] and (tmp_path / "metrics.jsonl").read_bytes() == before
+    assert sorted(os.listdir(tmp_path)) == ["config.yaml", "metrics.jsonl"] and (tmp_path / "metrics.jsonl").read_bytes() == before
     (tmp_path / "metrics.jsonl").rename(tmp_path / "summary.json")
     with pytest.raises(ValueError, match=r"summary\.json"):
         RunFolder.create(tmp_path)
@@ -87,7 +87,7 @@ def test_a_folder_that_hydra_made_is_taken(tmp_path: Path) -> None:
     (tmp_path / ".hydra").mkdir()
     (tmp_path / "train.log").touch()
     RunFolder.create(tmp_path)
-    assert sorted(os.listdir(tmp_path)) == [".hydra", "train.log"]
+    assert sorted(os.listdir(tmp_path)) == [".hydra", "config.yaml", "train.log"]
 
 
 def test_a_folder_that_cannot_be_made_or_written_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,13 +108,13 @@ def test_a_summary_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     run = RunFolder.create(tmp_path)
     with pytest.raises(TypeError):
         run.write_summary({"before": 1.0, "after": object()})
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(tmp_path) == ["config.yaml"]
 
     run.write_summary({"before": 1.0})
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         run.write_summary({"before": 2.0})
-    assert os.listdir(tmp_path) == ["summary.json"]
+    assert sorted(os.listdir(tmp_path)) == ["config.yaml", "summary.json"]
     assert json.loads((tmp_path / "summary.json").read_text()) == {"before": 1.0}
 
 

@@ -2,6 +2,8 @@
 
 import configparser
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +14,10 @@ import hydra
 import pytest
 import torch
 from omegaconf import OmegaConf
+from safetensors.torch import load_file, save_file
 from test_config import unread_keys
 
+from visual_rft import workload
 from visual_rft.config import conf_folder, keys
 from visual_rft.evaluation import evaluate
 from visual_rft.inference import prompt_inputs
@@ -24,6 +28,7 @@ from visual_rft.models.processor import Processor
 from visual_rft.rewards.options import RewardOptions
 from visual_rft.sources.digits import CATEGORIES, DigitOptions, Split, scenes
 from visual_rft.tasks.detection import DetectionTask, Present, questions, render, thinking
+from visual_rft.tracking.runfolder import RunFolder
 from visual_rft.train import TrainConfig, main
 from visual_rft.vocabulary import Detection, Example
 from visual_rft.workload import TaskOptions, Workload, build
@@ -92,8 +97,8 @@ def test_the_saved_policy_loads_and_answers_as_reported(run: Path) -> None:
     (checkpoint,) = (run / "checkpoints").iterdir()
     options = ModelOptions("tiny", str(checkpoint), 4096, 4096, 1e-4)
     policy, processor = load(options, torch.device("cpu"))
-    workload = build(TaskOptions("fsod_digits", 1, 0.1, Present.ground_truth, 0, DigitOptions(800, 6)), RewardOptions())
-    again = evaluate(policy, processor, workload, max_tokens=96, batch=64, advance=lambda _: None)
+    built = build(TaskOptions("fsod_digits", 1, 0.1, Present.ground_truth, 0, DigitOptions(800, 6)), RewardOptions())
+    again = evaluate(policy, processor, built, max_tokens=96, batch=64, advance=lambda _: None)
     assert again.scores()["AP"] == json.loads((run / "summary.json").read_text())["after"]
 
 
@@ -104,9 +109,14 @@ def test_a_folder_with_a_run_in_it_is_refused_and_left_alone(run: Path, capfd: p
     assert before == {p: p.stat().st_mtime_ns for p in run.rglob("*")}
 
 
+def heard() -> None:
+    """A suite that was started in the background would hand on a deaf ear for Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_an_interrupt_leaves_every_line_readable(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "visual_rft.train", *SMALL, "steps=10000", f"hydra.run.dir={tmp_path}"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard) as process:
         while process.poll() is None and not (tmp_path / "metrics.jsonl").exists():
             time.sleep(0.1)
         time.sleep(1)
@@ -136,6 +146,12 @@ def test_a_sweep_gives_a_folder_a_job(tmp_path: Path) -> None:
         ("hardware.device=cuda", "hardware.device=cuda: torch"),
         ("+rewards.weights.colour=2", "rewards.weights.colour: this task has no such reward part"),
         ("steps=0", "steps=0: must be at least 1"),
+        ("hardware.device=mps", "hardware.device=mps: no such kind of device"),
+        ("seed=99999999999", "task.split_seed=99999999999: must lie in"),
+        ("task.split_seed=-1", "task.split_seed=-1: must lie in"),
+        ("+rewards.weights.iou=nan", "rewards.weights.iou=nan: must be a finite number"),
+        ("logger.report_images=-1", "logger.report_images=-1: must be"),
+        ("hardware.logprob_tolerance=1e-12", "hardware.logprob_tolerance=1e-12: rollout and trainer differ by"),
         ("algorithm.kl.coefficient=-1", "algorithm.kl.coefficient=-1.0: must be 0 or a positive number"),
     ],
 )
@@ -146,6 +162,58 @@ def test_bad_input_is_one_line_and_leaves_nothing(override: str, line: str, tmp_
     out, err = capfd.readouterr()
     assert out == "" and err.startswith(line) and err.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_two_runs_started_together_do_not_share_a_folder(tmp_path: Path) -> None:
+    RunFolder.create(tmp_path / "run")
+    with pytest.raises(ValueError, match="already holds a run"):
+        RunFolder.create(tmp_path / "run")
+
+
+def test_a_refusal_spares_the_users_own_folder(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    os.utime(mine, (1e9, 1e9))
+    assert main(["task.shots=500", f"hydra.run.dir={mine}"]) == 2
+    assert mine.is_dir()
+
+
+def test_a_checkpoint_that_lacks_a_tensor_or_a_file_is_refused(tmp_path: Path) -> None:
+    whole = folder("embedded:tiny")
+    for name in ("tensor", "preprocessor_config.json", "tokenizer.json", "config.json", "model.safetensors"):
+        broken = tmp_path / name
+        shutil.copytree(whole, broken)
+        if name == "tensor":
+            tensors = load_file(broken / "model.safetensors")
+            del tensors[next(key for key in tensors if "down_proj" in key)]
+            save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
+        else:
+            (broken / name).write_text("{")
+        with pytest.raises(ValueError, match=f"model.path={broken}"):
+            load(ModelOptions("tiny", str(broken), 4096, 4096, 1e-4), torch.device("cpu"))
+
+
+def test_checkpoints_come_as_often_as_asked_and_the_reference_stays(tmp_path: Path) -> None:
+    assert main([*SMALL, "steps=4", "checkpoint.every=2", f"hydra.run.dir={tmp_path}"]) == 0
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step_000002", "step_000004"]
+    kl = [float(str(line["loss/kl"])) for line in lines(tmp_path / "metrics.jsonl")]
+    assert kl[0] == pytest.approx(0, abs=1e-9) and kl[-1] > 1e-6
+
+
+def test_the_defaults_are_the_papers_and_strict() -> None:
+    with hydra.initialize_config_dir(str(conf_folder("train")), version_base="1.3"):
+        config = hydra.compose("train")
+    assert (config.rewards.family.value, config.rewards.iou_threshold) == ("strict", 0.5)
+    a = config.algorithm
+    assert (a.group_size, a.temperature, a.kl.coefficient, a.updates_per_batch, a.aggregation.value) == (8, 1.0, 0.04, 1, "sequence")
+    assert (a.advantage.value, a.weight_decay, a.max_grad_norm) == ("group", 0.0, 1.0)
+
+
+def test_training_and_test_come_from_disjoint_handwriting(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr(workload, "scenes", lambda split, count, seed: drawn.append((split, count)) or scenes(split, count, seed=seed))
+    build(TaskOptions("fsod_digits", 1, 0.0, Present.ground_truth, 0, DigitOptions(90, 7)), RewardOptions())
+    assert drawn == [(Split.TRAIN, 90), (Split.TEST, 7)]
 
 
 def test_every_knob_is_read() -> None:

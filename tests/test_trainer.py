@@ -6,13 +6,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 from visual_rft.hardware import HardwareOptions
 from visual_rft.losses import Aggregation, KlOptions
+from visual_rft.measurements import batch_metrics
 from visual_rft.models.policy import Policy
 from visual_rft.models.processor import Processor
 from visual_rft.trainer import Advantage, AlgorithmOptions, Step, Trainer
-from visual_rft.vocabulary import Example, Reason, Refusal, Reward
+from visual_rft.vocabulary import Completion, DetectionTruth, Example, Group, Reason, Refusal, Reward
 
 OPTIONS = AlgorithmOptions(group_size=4, max_completion_tokens=6)
 HARDWARE = HardwareOptions(threads=1, prompts_per_micro_batch=2)
@@ -81,6 +83,48 @@ def test_two_updates_a_batch_move_further_and_keep_the_old_logprobs(untrained: t
     assert steps[0].metrics["loss/kl"] > 0
 
 
+def test_gradients_do_not_outlive_their_step(untrained: tuple[Policy, Processor], ragged: list[Example]) -> None:
+    """At learning rate 0 the policy stays, so the same batch must give the same gradient norm twice."""
+    trainer = Trainer(copy.deepcopy(untrained[0]), None, untrained[1], Vowels(), replace(OPTIONS, kl=KlOptions(0.0)), HARDWARE)
+    groups = trainer.sample(ragged, seed=(0, 0))
+    rewards = torch.tensor([[trainer.task.total(trainer.task.reward(c.text, g.example)) for c in g.completions] for g in groups])
+    batches = trainer.pack(groups, trainer.advantages(rewards, seed=(0, 0)))
+    first, second = (trainer.update(batches, 0.0)["policy/grad_norm"] for _ in range(2))
+    assert first == second > 0
+
+
+def test_the_gradient_is_clipped(untrained: tuple[Policy, Processor], ragged: list[Example]) -> None:
+    _, policy = train(untrained, ragged, 1, replace(OPTIONS, max_grad_norm=1e-3))
+    norm = torch.stack([p.grad.norm() for p in policy.parameters() if p.grad is not None]).norm()
+    assert norm.item() == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_a_diverged_run_stops_with_a_remedy(untrained: tuple[Policy, Processor], ragged: list[Example]) -> None:
+    with pytest.raises(ValueError, match=r"model\.learning_rate: the gradient is not finite"):
+        train(untrained, ragged, 6, learning_rate=1e30)
+
+
+def test_batch_metrics_by_hand() -> None:
+    def completion(length: int, finished: bool) -> Completion:
+        return Completion(torch.zeros(length, dtype=torch.int64), torch.zeros(length), "", finished)
+
+    good, bad = Reward({"iou": 1.0}, None, None), Reward({"iou": 0.0}, None, Refusal(Reason.NO_THINK))
+    example = Example("0", 0, Image.new("RGB", (8, 8)), "", "", DetectionTruth(()))
+    groups = [Group(example, (completion(3, True), completion(5, False))), Group(example, (completion(2, True), completion(2, True)))]
+    metrics = batch_metrics(groups, [[good, bad], [good, good]], torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
+    assert metrics == pytest.approx(
+        {
+            "reward/mean": 0.75,
+            "reward/std": 0.5**0.5 / 2,
+            "reward/zero_std_fraction": 0.5,
+            "reward/iou": 0.75,
+            "refused/no_think": 0.25,
+            "completion/length_mean": 3.0,
+            "completion/truncated_fraction": 0.25,
+        }
+    )
+
+
 def test_no_reference_is_held_without_kl(untrained: tuple[Policy, Processor], ragged: list[Example]) -> None:
     steps, _ = train(untrained, ragged, 1, replace(OPTIONS, kl=KlOptions(0.0)))
     assert "loss/kl" not in steps[0].metrics
@@ -116,7 +160,7 @@ def test_a_rollout_from_other_weights_stops_the_run(
 
     monkeypatch.setattr(trainer, "sample", stale)
     with pytest.raises(ValueError, match=r"logprob_tolerance=0\.001: rollout and trainer differ by"):
-        next(trainer.run(ragged, steps=1, prompts_per_step=2, learning_rate=1e-3, seed=0))
+        trainer.check_rollout(ragged[:2], seed=0)
 
 
 def test_metrics_carry_the_contract_s_names(untrained: tuple[Policy, Processor], ragged: list[Example]) -> None:

@@ -8,6 +8,7 @@ Exit codes: 0 done · 1 a bug, with its traceback · 2 refused, in one line on s
 import logging
 import re
 import sys
+import time
 import traceback
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
@@ -66,13 +67,13 @@ def start(
     OmegaConf.register_new_resolver("file_name", _file_name, replace=True)
     arguments = list(sys.argv[1:] if argv is None else argv)
     codes: list[int] = []
+    begun = time.time()
 
     def job(composed: DictConfig) -> None:
         # An exception would end a batch of the sweep, and make Hydra print two more lines.
         codes.append(_exit_code(lambda: run(_job(schema, composed)), _label()))
-        if codes[-1] == 2:  # refused before anything was written: Hydra's folder goes, unless something is in it
-            with suppress(OSError):
-                Path(HydraConfig.get().runtime.output_dir).rmdir()
+        if codes[-1] == 2:
+            _remove_if_ours(Path(HydraConfig.get().runtime.output_dir), begun)
 
     def hydra_main() -> None:
         conf = conf_folder(name)
@@ -214,6 +215,13 @@ def _exit_code(action: Callable[[], None], label: str = "") -> int:
         print(label + traceback.format_exc(), file=sys.stderr)
         return 1
     return 0
+
+
+def _remove_if_ours(folder: Path, begun: float) -> None:
+    """Hydra makes the folder before the job can refuse; an empty one that is younger than this process goes again."""
+    with suppress(OSError):
+        if folder.stat().st_mtime >= begun - 0.01:  # file systems keep coarser clocks
+            folder.rmdir()
 
 
 def _label() -> str:

@@ -42,8 +42,8 @@ def evaluate(policy: Policy, processor: Processor, workload: Workload, *, max_to
 
 def table(before: Evaluation, after: Evaluation) -> list[tuple[str, float, float, float]]:
     """(name, before, after, change) rows, the task's metric first."""
-    ours, theirs = after.scores(), before.scores()
-    return [(name, theirs[name], ours[name], ours[name] - theirs[name]) for name in ours]
+    old, new = before.scores(), after.scores()
+    return [(name, old[name], new[name], new[name] - old[name]) for name in new]
 
 
 def summary_scores(before: Evaluation, after: Evaluation) -> dict[str, Any]:

@@ -67,6 +67,17 @@ class Recipe:
     tightest: float = MISSING
     loosest: float = MISSING
 
+    def __post_init__(self) -> None:
+        for name in ("threads", "scenes_per_step", "tower_steps", "steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed={self.seed}: must lie in 0..2147483647")
+        if not 0 <= self.absent <= 1:
+            raise ValueError(f"absent={self.absent}: must lie in 0..1")
+        if not 0 <= self.tightest <= self.loosest:
+            raise ValueError(f"tightest={self.tightest}: must not be negative, nor above loosest={self.loosest}")
+
 
 def tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level BPE trained on the contract: a coordinate is one token, and so is every fixed phrase of up to 48 characters."""

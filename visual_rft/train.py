@@ -47,6 +47,10 @@ class LoggerOptions:
 
     report_images: int
 
+    def __post_init__(self) -> None:
+        if self.report_images < 0:
+            raise ValueError(f"logger.report_images={self.report_images}: must be 0 or a number of images")
+
 
 @dataclass
 class CheckpointOptions:
@@ -78,8 +82,8 @@ class TrainConfig:
         for name in ("steps", "prompts_per_step"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
-        if self.seed < 0:
-            raise ValueError(f"seed={self.seed}: must not be negative")
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed={self.seed}: must lie in 0..2147483647")
 
 
 def run(job: Job[TrainConfig]) -> None:
@@ -90,6 +94,7 @@ def run(job: Job[TrainConfig]) -> None:
     policy, processor = loading.load(c.model, device)
     reference = copy.deepcopy(policy).requires_grad_(False) if c.algorithm.kl.coefficient else None
     trainer = Trainer(policy, reference, processor, workload.task, c.algorithm, c.hardware)
+    trainer.check_rollout(workload.train[:2], c.seed)
     folder = RunFolder.create(job.folder)
     folder.write_config(job.yaml)
     folder.write_environment(environment(str(device), workload.fingerprints()))

@@ -94,7 +94,6 @@ class Trainer:
 
     def run(self, examples: Sequence[Example], *, steps: int, prompts_per_step: int, learning_rate: float, seed: int) -> Iterator[Step]:
         """`steps` steps over the training examples; the learning rate falls linearly to zero. Everything follows from the seed."""
-        self.check_rollout(examples[:2], seed)
         for step in range(steps):
             watch = Stopwatch()
             questions = step_examples(examples, step=step, prompts_per_step=prompts_per_step, seed=seed)
@@ -158,6 +157,10 @@ class Trainer:
                 summed[name] += value.item()
             gap = max(gap, logprob_gap(scores, batch.groups))
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.algorithm.max_grad_norm)
+        if not norm.isfinite():
+            raise ValueError(
+                f"model.learning_rate: the gradient is not finite at rate {learning_rate:.2g}, so the run has diverged; ask for a smaller one"
+            )
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = learning_rate
         self.optimizer.step()

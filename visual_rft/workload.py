@@ -20,6 +20,11 @@ class TaskOptions(DetectionOptions):
     split_seed: int
     source: DigitOptions
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.split_seed < 2**31:
+            raise ValueError(f"task.split_seed={self.split_seed}: must lie in 0..2147483647")
+
 
 @dataclass(frozen=True)
 class Workload:

@@ -1,5 +1,6 @@
 """A model folder in, a policy and its processor out. Loading never runs code from the folder: safetensors only, no remote code."""
 
+import os
 from dataclasses import dataclass
 from importlib.resources import files
 from math import inf
@@ -45,20 +46,28 @@ def folder(path: str) -> Path:
 
 
 def load(options: ModelOptions, device: torch.device) -> tuple[Policy, Processor]:
-    """The policy, in float32 on `device`, and its processor. Raises ValueError when the folder is absent or its weights are damaged."""
+    """The policy, in float32 on `device`, and its processor. Raises ValueError when the folder is absent, damaged or incomplete."""
     source = folder(options.path)
     transformers.utils.logging.disable_progress_bar()  # ours is the console's one line
-    processor = Processor.load(source, min_pixels=options.min_pixels, max_pixels=options.max_pixels)
     try:
-        model = AutoModelForImageTextToText.from_pretrained(source, dtype=torch.float32, use_safetensors=True, attn_implementation="sdpa")
-    except (OSError, SafetensorError) as error:
+        processor = Processor.load(source, min_pixels=options.min_pixels, max_pixels=options.max_pixels)
+        model, info = AutoModelForImageTextToText.from_pretrained(
+            source, dtype=torch.float32, use_safetensors=True, attn_implementation="sdpa", output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise ValueError(f"model.path={options.path}: {source} is no readable Qwen2-VL folder ({reason}); copy it again, whole") from error
+    broken = sorted([*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])])
+    if broken:  # transformers would go on with random weights in their place
         raise ValueError(
-            f"model.path={options.path}: the weights in {source} cannot be read ({str(error).splitlines()[0]}); copy them again"
-        ) from error
+            f"model.path={options.path}: {len(broken)} tensors are missing or of another shape, {broken[0]} first; copy the folder again, whole"
+        )
     return Policy(model, processor.allowed_ids).to(device), processor
 
 
 def save(policy: Policy, processor: Processor, target: Path) -> None:
-    """A plain Hugging Face folder with the policy as it is now."""
-    policy.model.save_pretrained(target)
-    processor.save(target)
+    """A plain Hugging Face folder with the policy as it is now; an interrupt leaves no half of it under its name."""
+    partial = target.with_name(f".{target.name}.partial")
+    policy.model.save_pretrained(partial)
+    processor.save(partial)
+    os.replace(partial, target)

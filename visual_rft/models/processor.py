@@ -42,7 +42,10 @@ class Processor:
     def load(cls, folder: Path, *, min_pixels: int, max_pixels: int) -> "Processor":
         """From a model folder; images are resized to between `min_pixels` and `max_pixels` (areas)."""
         size = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
-        return cls(AutoTokenizer.from_pretrained(folder), Qwen2VLImageProcessorPil.from_pretrained(folder, size=size))
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        if not tokenizer.chat_template:
+            raise ValueError("the tokenizer has no chat template")
+        return cls(tokenizer, Qwen2VLImageProcessorPil.from_pretrained(folder, size=size))
 
     def save(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(folder)
@@ -52,10 +55,6 @@ class Processor:
     def end_id(self) -> int:
         """The one token that ends a completion."""
         return int(self.tokenizer.eos_token_id)
-
-    @property
-    def pad_id(self) -> int:
-        return int(self.tokenizer.pad_token_id)
 
     @property
     def allowed_ids(self) -> list[int]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import isfinite
 
 
 class Family(StrEnum):
@@ -23,6 +24,9 @@ class RewardOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.iou_threshold < 1:
             raise ValueError(f"rewards.iou_threshold={self.iou_threshold}: must be at least 0 and below 1")
+        for name, weight in self.weights.items():
+            if not isfinite(weight):
+                raise ValueError(f"rewards.weights.{name}={weight}: must be a finite number")
 
 
 def weigh(parts: Iterable[str], weights: dict[str, float]) -> dict[str, float]:

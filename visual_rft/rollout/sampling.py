@@ -12,7 +12,8 @@ def draw(logprobs_BV: Tensor, uniforms_B: Tensor) -> Tensor:
     """
     cumulative_BV = logprobs_BV.double().exp().cumsum(-1)
     threshold_B1 = uniforms_B[:, None].double() * cumulative_BV[:, -1:]
-    return torch.searchsorted(cumulative_BV, threshold_B1, right=True)[:, 0]
+    tokens_B = torch.searchsorted(cumulative_BV, threshold_B1, right=True)[:, 0]
+    return tokens_B.clamp(max=logprobs_BV.shape[1] - 1)  # of NaN any token is as wrong: the trainer sees the NaN and stops
 
 
 def greedy(logprobs_BV: Tensor) -> Tensor:

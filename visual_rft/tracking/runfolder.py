@@ -36,7 +36,7 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
             # Permission bits do not tell of read-only mounts and full quotas; a file does.
             tempfile.TemporaryFile(dir=path).close()
-            held = [name for name in ("metrics.jsonl", "summary.json") if (path / name).exists()]
+            held = [name for name in ("metrics.jsonl", "summary.json") if (path / name).exists()] or _claim(path / "config.yaml")
         except OSError as error:
             raise ValueError(f"cannot write the run folder {path}: {error.strerror}; choose another hydra.run.dir") from error
         if held:
@@ -72,6 +72,15 @@ class RunFolder:
         # One unbuffered write: an interrupt falls before or after it, so no line is ever left in two halves.
         with open(self.path / name, "ab", buffering=0) as file:
             file.write("".join(_json(record) + "\n" for record in records).encode("ascii"))
+
+
+def _claim(file: Path) -> list[str]:
+    """Make the run's first file: of two runs started together one finds it there. Returns the names of what was in the way."""
+    try:
+        file.open("x").close()
+        return []
+    except FileExistsError:
+        return [file.name]
 
 
 def write_atomically(path: Path, text: str) -> None:
