@@ -41,7 +41,7 @@ def ragged() -> list[Example]:
             id=str(i),
             image_id=i,
             image=Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8)),
-            category=word,
+            subject=word,
             question=f"Find every {word}.",
             truth=DetectionTruth(((100.0, 100.0, 600.0, 700.0),)),
         )

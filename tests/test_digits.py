@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.random import default_rng
 
-from visual_rft.sources.digits import CANVAS, CATEGORIES, Split, pool, scenes
-from visual_rft.sources.few_shot import fingerprint, k_shot
+from visual_rft.sources.digits import CANVAS, CATEGORIES, CLEAR, DigitOptions, Split, instructions, pool, scenes
+from visual_rft.sources.few_shot import absent, fingerprint, k_shot
 from visual_rft.sources.stream import step_examples
 from visual_rft.tasks.detection import Present, example, questions
-from visual_rft.vocabulary import AnnotatedImage, Example
+from visual_rft.vocabulary import AnnotatedImage, Box, Example
 
 
 def test_the_pools_of_source_digits_are_disjoint() -> None:
@@ -53,16 +53,18 @@ def test_the_ink_of_a_digit_lies_in_its_box() -> None:
 
 @given(shots=st.integers(1, 4), negatives=st.sampled_from([0.0, 0.25, 1.0]), seed=st.integers(0, 99))
 def test_k_shot_takes_k_new_images_a_category_and_the_asked_share_of_negatives(shots: int, negatives: float, seed: int) -> None:
-    pairs = k_shot(POOL, CATEGORIES, shots=shots, negatives=negatives, rng=default_rng(seed))
-    positive = [(image, name) for image, name in pairs if name in {a.category for a in image.annotations}]
-    assert [sum(name == c for _, name in positive) for c in CATEGORIES] == [shots] * 10
-    assert len(pairs) - len(positive) == round(negatives * 10 * shots)
-    assert len({image.id for image, _ in pairs}) == len(pairs)
+    rng = default_rng(seed)
+    pairs = k_shot(SHOWN, CATEGORIES, shots=shots, rng=rng)
+    others = absent(SHOWN, CATEGORIES, pairs, share=negatives, rng=rng)
+    assert [sum(name == c for _, name in pairs) for c in CATEGORIES] == [shots] * 10
+    assert all(name in SHOWN[i] for i, name in pairs) and not any(name in SHOWN[i] for i, name in others)
+    assert len(others) == round(negatives * 10 * shots)
+    assert len({i for i, _ in pairs + others}) == len(pairs + others)
 
 
 def test_k_shot_is_seeded_and_fingerprinted() -> None:
     def split(seed: int) -> list[Example]:
-        return [example(image, name) for image, name in k_shot(POOL, CATEGORIES, shots=2, negatives=0.1, rng=default_rng(seed))]
+        return [example(POOL[i], name) for i, name in k_shot(SHOWN, CATEGORIES, shots=2, rng=default_rng(seed))]
 
     assert fingerprint(split(0)) == fingerprint(split(0)) != fingerprint(split(1))
     assert fingerprint(split(0)) != fingerprint(split(0)[::-1])
@@ -70,7 +72,9 @@ def test_k_shot_is_seeded_and_fingerprinted() -> None:
 
 def test_more_shots_than_images_are_refused_with_the_number_there_is() -> None:
     with pytest.raises(ValueError, match=r"task\.shots=50: only \d+ unused images show '\w+'; ask for at most \d+ shots"):
-        k_shot(POOL, CATEGORIES, shots=50, negatives=0.0, rng=default_rng(0))
+        k_shot(SHOWN, CATEGORIES, shots=50, rng=default_rng(0))
+    with pytest.raises(ValueError, match=r"task\.negatives: 300 images without some category are wanted and \d+ are left"):
+        absent(SHOWN, CATEGORIES, k_shot(SHOWN, CATEGORIES, shots=3, rng=default_rng(0)), share=10, rng=default_rng(0))
 
 
 def test_questions_ask_what_is_present_or_everything() -> None:
@@ -80,7 +84,7 @@ def test_questions_ask_what_is_present_or_everything() -> None:
     assert all(q.truth.boxes for q in present) and len(everything) == 100
     assert [q.id for q in present] == [q.id for q in everything if q.truth.boxes]
     assert sum(len(q.truth.boxes) for q in present) == sum(len(i.annotations) for i in images)
-    assert all(q.category in q.question for q in everything)
+    assert all(q.subject in q.question for q in everything)
 
 
 @given(size=st.integers(1, 20), per_step=st.integers(1, 25), seed=st.integers(0, 9))
@@ -96,5 +100,55 @@ def test_the_stream_changes_its_order_with_epoch_and_seed() -> None:
     assert len({tuple(o) for o in orders}) == 3
 
 
+def test_an_instruction_means_one_digit_and_never_names_it() -> None:
+    sorts = set()
+    for scene in POOL:
+        values = {a.bbox_xywh: CATEGORIES.index(a.category) for a in scene.annotations}
+        for instruction in scene.instructions:
+            sorts.add(instruction.sort)
+            words, value = instruction.text.split(), values[instruction.bbox_xywh]
+            if instruction.sort == "sum":
+                assert CATEGORIES.index(words[4]) + CATEGORIES.index(words[6]) == value and list(values.values()).count(value) == 1
+                continue
+            assert not set(words) & set(CATEGORIES)
+            assert ("even" in words, "odd" in words) in ((False, False), (value % 2 == 0, value % 2 == 1))
+            rivals = [box for box in values if instruction.sort != "parity" or values[box] % 2 == value % 2]
+            rank = {box: measure(words, box, values[box]) for box in rivals if box != instruction.bbox_xywh}
+            clear = 0 if instruction.sort == "value" else CLEAR
+            assert all(other - measure(words, instruction.bbox_xywh, value) > clear for other in rank.values())
+    assert sorts == {"sum", "place", "parity", "value"}
+    assert instructions([]) == []
+
+
+def measure(words: list[str], box: Box, value: int) -> float:
+    """What is least for the digit that the words mean."""
+    x, y, width, height = box
+    center = (x + width / 2, y + height / 2)
+    ranks = {"leftmost": center[0], "rightmost": -center[0], "topmost": center[1], "lowest": -center[1], "greatest": -value, "least": value}
+    (word,) = ranks.keys() & set(words)
+    return ranks[word]
+
+
+@pytest.mark.parametrize("digits", [(1, 1), (2, 3), (1, 3)])
+def test_a_scene_holds_as_many_digits_as_asked_where_there_is_room(digits: tuple[int, int]) -> None:
+    counts = [len(scene.annotations) for scene in scenes(Split.TRAIN, 60, seed=0, digits=digits)]
+    assert max(counts) == digits[1] and sum(count >= digits[0] for count in counts) >= 55
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ((0, 1, 1, 3), "data.train_images=0: must be at least 1"),
+        ((1, 0, 1, 3), "data.test_images=0: must be at least 1"),
+        ((1, 1, 3, 2), "data.fewest_digits=3, data.most_digits=2: must rise, from 1 to 3"),
+        ((1, 1, 0, 4), "data.fewest_digits=0, data.most_digits=4: must rise, from 1 to 3"),
+    ],
+)
+def test_impossible_options_are_refused_by_name(options: tuple[int, int, int, int], line: str) -> None:
+    with pytest.raises(ValueError, match=line):
+        DigitOptions(*options)
+
+
 POOL: list[AnnotatedImage] = scenes(Split.TRAIN, 220, seed=0)
+SHOWN = [image.shown for image in POOL]
 EXAMPLES = questions(POOL[:20], CATEGORIES, Present.ground_truth)[:20]

@@ -15,7 +15,7 @@ import pytest
 PACKAGE = "visual_rft"
 FLOORS = (
     {"vocabulary"},
-    {"boxes", "parsing", "rewards", "advantages", "losses", "metrics"},
+    {"boxes", "parsing", "rewards", "advantages", "losses", "metrics", "seeding"},
     {"config", "hardware"},
     {"models", "rollout", "tasks", "sources", "tracking"},
     {"inference", "measurements", "workload"},

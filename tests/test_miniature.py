@@ -1,6 +1,7 @@
 """The recipe of the embedded base model. Run: .venv/bin/python -m pytest tests/test_miniature.py"""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +12,16 @@ from hypothesis import strategies as st
 from numpy.random import default_rng
 from safetensors.torch import load_file
 
-from visual_rft.miniature import NUMBERS, SPECIAL_TOKENS, Recipe, build, cell_truth, lesson, loosen, main, number_rows
+from visual_rft.miniature import LOOK_ALIKES, NUMBERS, SPECIAL_TOKENS, Recipe, build, cell_truth, lesson, loosen, main, number_rows
 from visual_rft.models.loading import ModelOptions, folder, load
 from visual_rft.models.policy import Policy
 from visual_rft.models.processor import Processor
-from visual_rft.parsing import parse_detection
+from visual_rft.parsing import parse_classification, parse_detection, parse_grounding
 from visual_rft.sources.digits import CATEGORIES, Split, scenes
-from visual_rft.vocabulary import DetectionAnswer
+from visual_rft.vocabulary import ClassAnswer, ClassTruth, DetectionAnswer, DetectionTruth, GroundingAnswer, GroundingTruth, Refusal
 
 SHORT = ["tower_steps=2", "steps=2", "scenes_per_step=2"]
-RECIPE = Recipe(0, 1, 64, 1, 1e-3, 1, 1e-3, 0.2, 0.05, 0.3)
+RECIPE = Recipe(0, 1, 128, 1, 1e-3, 1, 1e-3, 0.2, 0.25, 0.25, 0.6, 0.05, 0.3)
 
 
 @given(x=st.integers(0, 900), y=st.integers(0, 900), width=st.integers(20, 1000), height=st.integers(20, 1000), seed=st.integers(0, 2**32))
@@ -34,12 +35,18 @@ def test_a_loose_box_lies_5_to_30_percent_too_far_out_on_every_side(x: int, y: i
 
 def test_lessons_are_loose_well_formed_and_sometimes_about_what_is_not_there() -> None:
     examples, answers = lesson(0, RECIPE)
-    empty = 0
+    kinds = {DetectionTruth: parse_detection, ClassTruth: parse_classification, GroundingTruth: parse_grounding}
+    empty, misnamed, taught = 0, set(), Counter()
     for question, text in zip(examples, answers, strict=True):
-        answer = parse_detection(text)
-        assert isinstance(answer, DetectionAnswer) and len(answer.detections) == len(question.truth.boxes)
-        empty += not answer.detections
-    assert 0 < empty < 32
+        answer = kinds[type(question.truth)](text)
+        assert not isinstance(answer, Refusal)
+        taught[type(answer)] += 1
+        assert len(answer.boxes) == len(question.truth.boxes)
+        empty += isinstance(answer, DetectionAnswer) and not answer.boxes
+        if isinstance(answer, ClassAnswer) and answer != ClassAnswer(str(question.truth)):
+            misnamed.add((str(question.truth), answer.name))
+    assert 0 < empty < 32 and min(taught[kind] for kind in (DetectionAnswer, ClassAnswer, GroundingAnswer)) > 10
+    assert misnamed and misnamed <= set(LOOK_ALIKES.items())
     assert lesson(0, RECIPE)[1] == answers
     assert {e.id for e in lesson(1, RECIPE)[0]}.isdisjoint({e.id for e in examples})
 
@@ -48,7 +55,7 @@ def test_a_coordinate_a_name_and_a_tag_are_one_token_each_and_texts_survive(untr
     processor = untrained[1]
     pieces = [*map(str, range(NUMBERS)), *(f" {name}" for name in CATEGORIES), "<think>", "</think>", "<answer>", "</answer>"]
     assert [piece for piece in pieces if len(processor.tokenizer(piece)["input_ids"]) != 1] == []
-    for text in (lesson(0, RECIPE)[1][0], "any text: ünïcode, 12345 <b> \n\t"):
+    for text in (*lesson(0, RECIPE)[1], "any text: ünïcode, 12345 <b> \n\t"):
         assert processor.decode(processor.encode(text)) == text
     assert processor.end_id == processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert set(SPECIAL_TOKENS) <= set(processor.tokenizer.all_special_tokens)

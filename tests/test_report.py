@@ -2,8 +2,10 @@
 
 import base64
 import io
+import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,44 +13,66 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from visual_rft.tracking._curves import curve
 from visual_rft.tracking._svg import CURVE_HEIGHT, CURVE_WIDTH, MARGIN, PICTURE_SIDE, SIDE, curve_svg
-from visual_rft.tracking.report import GalleryItem, Report, write_report
-from visual_rft.vocabulary import Detection, DetectionAnswer, DetectionTruth, Reason, Refusal
+from visual_rft.tracking.pictures import Picture, labels
+from visual_rft.tracking.report import Report, write_report
+from visual_rft.tracking.runfolder import RunFolder
+from visual_rft.vocabulary import (
+    Answer,
+    ClassAnswer,
+    ClassTruth,
+    Detection,
+    DetectionAnswer,
+    DetectionTruth,
+    GroundingAnswer,
+    GroundingTruth,
+    Reason,
+    Refusal,
+)
 
 VOID = {"meta", "br", "img"}
 HOSTILE = '"><script src="http://evil/x.js">alert(1)</script></pre><img src=x onerror=alert(1)>&amp;\x00\ud800'
 
+TRUE_BOX, DRAWN_BOX = (250.0, 500.0, 500.0, 1000.0), (0.0, 0.0, 500.0, 1000.0)  # IoU 0.25
+DETECTION = Picture(
+    image=Image.new("RGB", (64, 32), "purple"),
+    question="Where is the seven?",
+    truth=DetectionTruth((TRUE_BOX,)),
+    answers={"before": Refusal(Reason.TRUNCATED, "<think>"), "after": DetectionAnswer((Detection(DRAWN_BOX, 0.9),))},
+    texts={"before": "before text", "after": "after text"},
+)
+CLASS = replace(
+    DETECTION,
+    image=Image.new("L", (28, 28)),
+    question="Which digit?",
+    truth=ClassTruth("seven"),
+    answers={"before": ClassAnswer("one"), "after": ClassAnswer("Seven.")},
+)
+GROUNDING = replace(DETECTION, truth=GroundingTruth(TRUE_BOX), answers={"before": GroundingAnswer(DRAWN_BOX), "after": GroundingAnswer(TRUE_BOX)})
+
+BEFORE = {"AP": 5.6, "mean IoU": 20.0, "only before": 1.0, "by category": {"seven": None, "one": 2.0}, "refused": {"truncated": 11}}
+AFTER = {"AP": 21.0, "mean IoU": 19.0, "by category": {"seven": 1.0, "one": 4.5}, "refused": {"bad_box": 13}}
+COST = {"steps": 3, "seconds": 312.0, "seed": 7}
+SUMMARY = {"task": "fsod_digits", "model": "miniature", "metric": "AP", "before": 5.6, "after": 21.0}
+SUMMARY |= {"evaluation_before": BEFORE, "evaluation_after": AFTER, **COST}
+METRICS = [
+    {"step": 0, "eval/AP": 5.6},
+    {"step": 1, "reward/mean": 0.0, "loss/kl": 0.0, "policy/clip_fraction": 0.0, "refused/truncated": 0.5, "time/step": 1.0},
+    {"step": 2, "reward/mean": 0.5, "loss/kl": None, "policy/clip_fraction": 0.0},
+    {"step": 3, "reward/mean": 1.0, "loss/kl": 0.1, "policy/clip_fraction": 0.0, "refused/truncated": 0.25, "eval/AP": 21.0},
+]
+
 
 def rollout(step: int, reward: float | None, completion: str = "text") -> dict:
     return {
-        "step": step, "example": "e", "completion": completion, "answer": None, "refused": "truncated", "rewards": {"iou": reward},
+        "step": step, "example": "e", "completion": completion, "answer": None, "refused": "truncated", "rewards": {"iou": reward, "format": 0.5},
         "reward": reward, "advantage": 0.0, "finished": True, "tokens": 5,
     }  # fmt: skip
 
 
-ITEM = GalleryItem(
-    image=Image.new("RGB", (64, 32), "purple"),
-    question="Where is the seven?",
-    truth=DetectionTruth(((250.0, 500.0, 500.0, 1000.0),)),
-    before_text="before text",
-    before=Refusal(Reason.TRUNCATED, "<think>"),
-    after_text="after text",
-    after=DetectionAnswer((Detection((0.0, 0.0, 1000.0, 500.0), 0.9),)),
-    after_ious=(0.25,),
-)
-REPORT = Report(
-    summary={"task": "fsod_digits", "model": "miniature", "metric": "AP", "before": 5.6, "after": 21.0, "steps": 3, "seconds": 312.0, "seed": 7},
-    config_yaml="seed: 7\n",
-    rows=[("AP", 5.6, 21.0, 15.4), ("AP seven", None, 1.0, None)],
-    metrics=[
-        {"step": 1, "reward/mean": 0.0, "loss/kl": 0.0, "refused/truncated": 4.0},
-        {"step": 2, "reward/mean": 0.5, "loss/kl": None},
-        {"step": 3, "reward/mean": 1.0, "loss/kl": 0.1, "refused/truncated": 2.0, "refused/bad_box": 0.0},
-    ],
-    curves=["reward/mean", "loss/kl"],
-    gallery=[ITEM],
-    rollouts=[rollout(2, 9.0, "an earlier step"), *(rollout(3, reward, f"completion {reward}") for reward in (0.5, 3.0, 1.0, 2.0, None, 0.0, 2.5))],
-)
+ROLLOUTS = {step: [rollout(step, reward, f"{step}: {reward}") for reward in (0.5, 3.0, 1.0, None, 0.0, 2.5)] for step in (1, 3)}
+REPORT = Report(SUMMARY, "seed: 7\n", METRICS, ROLLOUTS, [DETECTION])
 
 
 class Page(HTMLParser):
@@ -80,9 +104,13 @@ class Page(HTMLParser):
         return [found for name, found in self.elements if name == tag and attributes.items() <= found.items()]
 
 
-def page(path: Path, report: Report = REPORT) -> Page:
+def made(path: Path, report: Report) -> str:
     write_report(path / "report.html", report)
-    return Page((path / "report.html").read_text())
+    return (path / "report.html").read_text()
+
+
+def page(path: Path, report: Report = REPORT) -> Page:
+    return Page(made(path, report))
 
 
 def test_the_page_needs_no_network_and_no_script(tmp_path: Path) -> None:
@@ -94,25 +122,49 @@ def test_the_page_needs_no_network_and_no_script(tmp_path: Path) -> None:
 
 
 def test_hostile_text_is_shown_and_never_becomes_an_element(tmp_path: Path) -> None:
+    scores = {HOSTILE: 1.0, "by category": {HOSTILE: 1.0}, "refused": {HOSTILE: 1}}
+    picture = Picture(
+        image=DETECTION.image,
+        question=HOSTILE,
+        truth=ClassTruth(HOSTILE),
+        answers={HOSTILE: ClassAnswer(HOSTILE), "after": Refusal(Reason.NOT_A_LIST, HOSTILE)},
+        texts={HOSTILE: HOSTILE, "after": HOSTILE},
+    )
     hostile = Report(
-        summary=dict.fromkeys(("task", "model", "metric", "other"), HOSTILE) | {"before": 1.0, "after": 2.0, "steps": HOSTILE, "seconds": 1.0},
+        summary=dict.fromkeys(("task", "model", "other"), HOSTILE) | {f"evaluation_{HOSTILE}": scores, "steps": HOSTILE, "seconds": 1.0},
         config_yaml=HOSTILE,
-        rows=[(HOSTILE, 1.0, 2.0, 1.0)],
-        metrics=[{"step": 1, HOSTILE: 1.0, f"refused/{HOSTILE}": 1.0}],
-        curves=[HOSTILE, HOSTILE + "never logged"],
-        gallery=[replace(ITEM, question=HOSTILE, before_text=HOSTILE, after_text=HOSTILE, before=Refusal(Reason.NOT_A_LIST, HOSTILE))],
-        rollouts=[rollout(1, 1.0, HOSTILE) | {"example": HOSTILE, "refused": HOSTILE, "rewards": {HOSTILE: 1.0}}],
+        metrics=[{"step": 1, "reward/mean": 1.0, HOSTILE: 1.0, f"refused/{HOSTILE}": 1.0}],
+        rollouts={1: [rollout(1, 1.0, HOSTILE) | {"example": HOSTILE, "refused": HOSTILE, "rewards": {HOSTILE: 1.0}}]},
+        pictures=[picture, replace(picture, truth=DETECTION.truth)],
     )
     found = page(tmp_path, hostile)
     assert {tag for tag, _ in found.elements}.isdisjoint({"script", "img"})
     assert not any(name.startswith("on") for _, attributes in found.elements for name in attributes)
-    assert found.text.count("<script src=") >= 15, "every one of them is there to read"
+    assert found.text.count("<script src=") >= 30, "every one of them is there to read"
 
 
-def test_every_key_asked_for_is_drawn_and_no_other(tmp_path: Path) -> None:
-    assert [found["aria-label"] for found in page(tmp_path).all("svg", **{"class": "curve"})] == ["reward/mean", "loss/kl"]
-    missing = page(tmp_path, replace(REPORT, curves=["reward/none"]))
-    assert "reward/none" in missing.text and "no finite value" in missing.text
+def curves(found: "Page") -> list[str]:
+    return [svg["aria-label"] for svg in found.all("svg", **{"class": "curve"})]
+
+
+def test_what_the_metrics_hold_is_drawn_rewards_first_and_no_times(tmp_path: Path) -> None:
+    assert curves(page(tmp_path)) == ["reward/mean", "loss/kl", "refused/truncated"]
+    others = ["time/step", "policy/lr", "new/one", "reward/iou", "loss/policy"]
+    keys = [*others, "reward/mean", "reward/zero_std_fraction", "completion/length_mean", "policy/entropy"]
+    drawn = ["reward/mean", "reward/iou", "reward/zero_std_fraction", "loss/policy", "policy/entropy", "completion/length_mean", "new/one"]
+    assert curves(page(tmp_path, replace(REPORT, metrics=[{"step": step} | dict.fromkeys(keys, 0.0) for step in (1, 2)]))) == drawn
+    clipped = page(tmp_path, replace(REPORT, metrics=[*METRICS, {"step": 4, "policy/clip_fraction": 0.1}]))
+    assert "policy/clip_fraction" in curves(clipped)
+
+
+def test_only_a_refusal_is_zero_where_it_is_not_named_and_only_in_training() -> None:
+    assert curve(METRICS, "refused/truncated") == [(1, 0.5), (2, 0.0), (3, 0.25)]
+    assert curve(METRICS, "eval/AP") == [(0, 5.6), (3, 21.0)] and curve(METRICS, "loss/kl") == [(1, 0.0), (2, None), (3, 0.1)]
+
+
+def test_a_number_that_never_was_finite_is_named(tmp_path: Path) -> None:
+    lost = page(tmp_path, replace(REPORT, metrics=[{"step": 1, "loss/kl": None}, {"step": 2, "loss/kl": float("nan")}])).text
+    assert "loss/kl" in lost and "no finite value" in lost
 
 
 def points(svg: str) -> list[list[tuple[float, float]]]:
@@ -141,52 +193,159 @@ def test_boxes_sit_at_their_place_in_the_picture(tmp_path: Path) -> None:
     drawn = [{key: float(box[key]) for key in truth} for box in found.all("rect", **{"class": "truth"})]
     assert drawn == [truth, truth], "in the picture before and in the one after"
     (after,) = found.all("rect", **{"class": "after"})
-    assert [float(after[key]) for key in ("x", "y", "width", "height")] == [0, 0, width, height / 2]
+    assert [float(after[key]) for key in ("x", "y", "width", "height")] == [0, 0, width / 2, height]
     assert all(picture["viewbox"] == f"0 0 {width} {height}" for picture in found.all("svg", **{"class": "picture"}))
     assert not found.all("rect", **{"class": "before"}), "a refusal has no boxes"
 
 
+@pytest.mark.parametrize("left", [0.0, 300.0, 600.0, 900.0])
+def test_a_label_stays_inside_the_picture(tmp_path: Path, left: float) -> None:
+    answer = DetectionAnswer((Detection((left, 0.0, left + 100, 100.0), 0.9),))
+    (text,) = page(tmp_path, replace(REPORT, pictures=[replace(DETECTION, answers={"after": answer})])).all("text", **{"class": "after"})
+    room = float(text["x"]) if text.get("text-anchor") == "end" else PICTURE_SIDE - float(text["x"])
+    assert room > PICTURE_SIDE / 2 and float(text["y"]) > 12
+
+
 def test_an_image_is_inlined_once_unchanged_when_small_and_bounded_when_large(tmp_path: Path) -> None:
-    large = replace(ITEM, image=Image.new("RGB", (3000, 1500)))
-    found = page(tmp_path, replace(REPORT, gallery=[ITEM, large]))
+    large = replace(DETECTION, image=Image.new("RGB", (3000, 1500)))
+    found = page(tmp_path, replace(REPORT, pictures=[DETECTION, large]))
     small, reduced = (Image.open(io.BytesIO(base64.b64decode(image["href"].split(",")[1]))) for image in found.all("image"))
-    assert small.tobytes() == ITEM.image.tobytes() and reduced.size == (640, 320)
+    assert small.tobytes() == DETECTION.image.tobytes() and reduced.size == (640, 320)
     assert ["style" in image for image in found.all("image")] == [True, False], "only a small canvas shows its pixels"
     assert large.image.size == (3000, 1500), "the caller's image is left alone"
     assert {use["href"] for use in found.all("use")} == {f"#{image['id']}" for image in found.all("image")}
 
 
-def test_answers_are_labelled_and_refusals_named(tmp_path: Path) -> None:
-    text = page(tmp_path).text
+def test_images_of_all_sizes_and_modes_are_shown_in_their_shape(tmp_path: Path) -> None:
+    sizes = [(1, 1), (1, 900), (900, 1), (64, 64), (640, 480), (480, 640)]
+    pictures = [replace(DETECTION, image=Image.new(mode, size)) for size, mode in zip(sizes, ("RGB", "L", "RGBA", "P", "1", "CMYK"), strict=True)]
+    found = page(tmp_path, replace(REPORT, pictures=pictures))
+    shapes = [tuple(map(int, svg["viewbox"].split()[2:])) for svg in found.all("svg", **{"class": "picture"})]
+    assert shapes[::2] == shapes[1::2] == [(320, 320), (1, 320), (320, 1), (320, 320), (320, 240), (240, 320)]
+
+
+def answers(path: Path, *pictures: Picture) -> Page:
+    return page(path, replace(REPORT, pictures=pictures))
+
+
+def test_boxes_are_labelled_with_confidence_and_iou_and_refusals_named(tmp_path: Path) -> None:
+    text = answers(tmp_path, DETECTION).text
     assert "after: 0.90 IoU 0.25" in text and "before: refused: truncated <think>" in text
-    assert "before text" in text and "after text" in text
-    silent = replace(ITEM, before=DetectionAnswer(()), after_ious=())
-    text = page(tmp_path, replace(REPORT, gallery=[silent])).text
-    assert "before: No Objects" in text and "after: 0.90" in text and "IoU" not in text
+    assert "before text" in text and "after text" in text and "truth:" not in text
+    text = answers(tmp_path, GROUNDING).text
+    assert "before: IoU 0.25" in text and "after: IoU 1.00" in text
+
+
+def test_a_classification_says_its_words_beside_the_truth_over_one_image(tmp_path: Path) -> None:
+    found = answers(tmp_path, CLASS)
+    assert [words in found.text for words in ("truth: seven", "before: one", "after: Seven.")] == [True] * 3
+    assert len(found.all("svg", **{"class": "picture"})) == 1 and not found.all("use") and not found.all("i")
+
+
+def test_a_category_that_is_absent_is_named_so_and_a_box_for_it_meets_nothing(tmp_path: Path) -> None:
+    absent = replace(DETECTION, truth=DetectionTruth(()))
+    text = answers(tmp_path, replace(absent, answers=absent.answers | {"before": DetectionAnswer(())})).text
+    assert [words in text for words in ("truth: No Objects", "before: No Objects", "after: 0.90 IoU 0.00")] == [True] * 3
+
+
+def test_true_boxes_are_drawn_where_every_answer_is_refused(tmp_path: Path) -> None:
+    refused = replace(DETECTION, answers=dict.fromkeys(DETECTION.answers, Refusal(Reason.NO_ANSWER)))
+    assert len(answers(tmp_path, refused).all("rect", **{"class": "truth"})) == 2
+
+
+def test_kinds_of_answers_go_together_on_one_page(tmp_path: Path) -> None:
+    found = answers(tmp_path, DETECTION, CLASS, GROUNDING)
+    assert len(found.all("image")) == 3 and len(found.all("rect", **{"class": "before"})) == 1 and len(found.all("rect", **{"class": "after"})) == 2
+
+
+@pytest.mark.parametrize("picture", [DETECTION, CLASS, GROUNDING])
+def test_one_answer_alone_is_drawn_as_the_last_one_is(tmp_path: Path, picture: Picture) -> None:
+    alone = replace(picture, answers={"answer": picture.answers["after"]}, texts={"answer": "its text"})
+    found = answers(tmp_path, alone)
+    assert len(found.all("svg", **{"class": "picture"})) == 1 and "answer: " in found.text and "Completion answer" in found.text
+    assert not found.all("rect", **{"class": "before"}) and not found.all("i", **{"class": "before"})
+    assert len(found.all("rect", **{"class": "after"})) == len(picture.truth.boxes)
+
+
+def test_labels_are_one_a_box_in_its_place() -> None:
+    detections = [Detection(DRAWN_BOX, 0.5), Detection(TRUE_BOX, 1.0)]
+    forward: Answer = DetectionAnswer(tuple(detections))
+    assert labels(forward, [TRUE_BOX]) == ["0.50 IoU 0.25", "1.00 IoU 1.00"]
+    assert labels(DetectionAnswer(tuple(detections[::-1])), [TRUE_BOX]) == labels(forward, [TRUE_BOX])[::-1]
+    assert labels(forward, [(900.0, 0.0, 1000.0, 10.0), TRUE_BOX]) == labels(forward, [TRUE_BOX]), "the nearest counts"
+    assert labels(ClassAnswer("seven"), []) == []
+
+
+def part(found: Page, title: str) -> str:
+    """The text of one section."""
+    titles = ["Scores", "Scores by category", "Curves", "Answers to test questions", "Best and worst rollouts", "Refusals", "Configuration"]
+    following = titles[titles.index(title) + 1 :]
+    return found.text.split(title, 1)[1].split(following[0])[0] if following else found.text.split(title, 1)[1]
 
 
 def test_the_summary_comes_first(tmp_path: Path) -> None:
     text = page(tmp_path).text
     assert text.strip().startswith("fsod_digits · miniature")
     assert [word in text for word in ("AP 5.60 → 21.00", "3 steps in 5:12", "seed 7", "seed: 7\n")] == [True] * 4
-    assert text.index("5.60 → 21.00") < text.index("Before and after") < text.index("Curves")
+    assert text.index("5.60 → 21.00") < text.index("Scores") < text.index("Curves") < text.index("Best and worst")
+
+
+def test_numbers_of_both_evaluations_stand_beside_each_other_the_metric_first(tmp_path: Path) -> None:
+    found = page(tmp_path)
+    assert part(found, "Scores") == "beforeafterchangeAP5.6021.00+15.40mean IoU20.0019.00-1.00"
+    assert part(found, "Scores by category") == "beforeafterchangeseven-1.00-one2.004.50+2.50"
+
+
+def test_an_evaluation_alone_is_a_report_of_one_column(tmp_path: Path) -> None:
+    summary = {"task": "fsod_digits", "model": "miniature", "evaluation": AFTER, "seconds": 5.0}
+    found = Page(made(tmp_path, Report.of(tmp_path, summary, [replace(CLASS, answers={"evaluation": ClassAnswer("one")}, texts={})])))
+    assert "AP 21.00in 0:05" in found.text and "→" not in found.text and "change" not in found.text
+    assert "ScoresevaluationAP21.00mean IoU19.00" in found.text and "Refusalstest answersevaluationbad_box13" in found.text
+    assert "Curves" not in found.text and "Best" not in found.text and "Configuration" not in found.text
+
+
+def test_a_run_folder_holds_all_that_its_report_shows(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run")
+    folder.write_config(REPORT.config_yaml)
+    for line in METRICS:
+        folder.log_metrics(line["step"], {key: float("nan") if value is None else value for key, value in line.items() if key != "step"})
+    for step in (1, 2, 3):
+        folder.log_rollouts(step, [record | {"step": step} for record in ROLLOUTS[1 if step == 1 else 3]])
+    folder.write_summary(SUMMARY)
+    again = Report.of(folder.path, json.loads((folder.path / "summary.json").read_text()), REPORT.pictures)
+    assert again.rollouts == ROLLOUTS, "those of the first step and of the last"
+    assert made(tmp_path, again) == made(tmp_path, REPORT)
 
 
 def test_refusals_are_summed_up_by_reason_and_a_step_without_one_had_none(tmp_path: Path) -> None:
-    text = page(tmp_path).text
-    assert "truncated422" in text.split("Refusals")[1], "first 4, last 2, mean of 4, 0 and 2"
-    assert "bad_box" not in text
+    text = part(page(tmp_path), "Refusals")
+    assert "truncated50.0025.0025.00" in text, "first 50 %, last 25 %, mean of 50, 0 and 25; step 0 was no training step"
+    assert "test answersbeforeaftertruncated110bad_box013" in text
 
 
-def test_best_and_worst_rollouts_of_the_last_step_are_shown_once(tmp_path: Path) -> None:
-    text = page(tmp_path).text
-    shown = re.findall(r"completion (None|\d\.\d)", text)
-    assert shown == ["3.0", "2.5", "2.0", "None", "0.0", "0.5"]
-    assert "an earlier step" not in text
-    few = page(tmp_path, replace(REPORT, rollouts=[rollout(1, 1.0)])).text
-    assert "Best" in few and "Worst" not in few
+def test_skipped_steps_are_told_before_the_scores(tmp_path: Path) -> None:
+    assert "skipped" not in page(tmp_path, replace(REPORT, metrics=[{"step": 1, "policy/skipped_steps": 0.0}])).text
+    told = page(tmp_path, replace(REPORT, metrics=[{"step": 1, "policy/skipped_steps": 1.0}, {"step": 2, "policy/skipped_steps": 2.0}, {"step": 3}]))
+    assert "2 steps skipped" in told.text.split("Scores")[0]
 
 
-def test_a_report_of_nothing_has_no_empty_section(tmp_path: Path) -> None:
-    found = page(tmp_path, Report({}, "", [], [], [], [], []))
-    assert not found.all("h2")
+def completions(found: Page) -> list[str]:
+    return re.findall(r"\d: (?:None|\d\.\d)", part(found, "Best and worst rollouts"))
+
+
+def test_best_and_worst_rollouts_of_the_first_and_last_step_are_shown_once(tmp_path: Path) -> None:
+    found = page(tmp_path)
+    assert completions(found) == ["1: 3.0", "1: 2.5", "3: 3.0", "3: 2.5", "1: None", "1: 0.0", "3: None", "3: 0.0"]
+    assert "iou 3.00 · format 0.50 · refused: truncated" in found.text, "with every part"
+    few = page(tmp_path, replace(REPORT, rollouts={1: [rollout(1, 1.0)]})).text
+    assert "Best of step 1" in few and "Worst" not in few
+
+
+def test_the_order_of_rollouts_does_not_matter(tmp_path: Path) -> None:
+    shuffled = {step: records[::-1] for step, records in ROLLOUTS.items()}
+    assert made(tmp_path, replace(REPORT, rollouts=shuffled)) == made(tmp_path, REPORT)
+
+
+@pytest.mark.parametrize("pictures", [[], [DETECTION]])
+def test_a_report_of_nothing_has_no_empty_section(tmp_path: Path, pictures: Sequence[Picture]) -> None:
+    assert len(Page(made(tmp_path, Report.of(tmp_path / "nowhere", {}, pictures))).all("h2")) == len(pictures)

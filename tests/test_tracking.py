@@ -15,7 +15,7 @@ from PIL import Image
 
 from visual_rft.tracking import runfolder
 from visual_rft.tracking._format import duration
-from visual_rft.tracking.console import Console, results_table
+from visual_rft.tracking.console import Console, print_table, score_rows
 from visual_rft.tracking.runfolder import RunFolder, environment, rollout_records
 from visual_rft.vocabulary import Completion, Detection, DetectionAnswer, DetectionTruth, Example, Group, Reason, Refusal, Reward
 
@@ -283,10 +283,11 @@ def test_in_a_terminal_messages_stay_whole_and_stdout_untouched(capsys: pytest.C
 
 
 def test_the_results_table_is_aligned_plain_text_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
-    results_table([("AP", 6.8, 25.7, 18.9), ("AP seven", None, float("nan"), -1.0)])
+    before, after = {"AP": 6.8, "AP seven": None, "by category": {}}, {"AP": 25.7, "AP seven": float("nan")}
+    print_table(("", "before", "after", "change"), score_rows({"evaluation_before": before, "evaluation_after": after}))
     out, err = capsys.readouterr()
     assert err == "" and out == (
         "          before  after  change\n"
         "AP          6.80  25.70  +18.90\n"
-        "AP seven       -      -   -1.00\n"
+        "AP seven       -      -       -\n"
     )  # fmt: skip

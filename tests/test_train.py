@@ -13,28 +13,30 @@ from pathlib import Path
 import hydra
 import pytest
 import torch
-from omegaconf import OmegaConf
+from knobs import unread_keys
+from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file, save_file
-from test_config import unread_keys
 
 from visual_rft import workload
-from visual_rft.config import conf_folder, keys
-from visual_rft.evaluation import evaluate
-from visual_rft.inference import prompt_inputs
+from visual_rft.config import conf_folder, keys, register
+from visual_rft.inference import answer, prompt_inputs
 from visual_rft.miniature import Recipe
 from visual_rft.models.loading import ModelOptions, folder, load
 from visual_rft.models.policy import Policy
 from visual_rft.models.processor import Processor
-from visual_rft.rewards.options import RewardOptions
-from visual_rft.sources.digits import CATEGORIES, DigitOptions, Split, scenes
-from visual_rft.tasks.detection import DetectionTask, Present, questions, render, thinking
+from visual_rft.sources import digits
+from visual_rft.sources.digits import CATEGORIES, Split, scenes
+from visual_rft.tasks import classification, grounding
+from visual_rft.tasks.detection import Present, questions
+from visual_rft.tasks.task import Task
+from visual_rft.tasks.wording import completion, detection_answer, thinking
+from visual_rft.tracking.loggers import SCHEMAS as LOGGER_SCHEMAS
 from visual_rft.tracking.runfolder import RunFolder
 from visual_rft.train import TrainConfig, main
-from visual_rft.vocabulary import Detection, Example
-from visual_rft.workload import TaskOptions, Workload, build
+from visual_rft.vocabulary import Detection, Example, Refusal
 
 ROOT = Path(__file__).parents[1]
-SMALL = ["steps=2", "prompts_per_step=2", "algorithm.group_size=4", "task.shots=1", "task.source.test_images=6", "hardware.threads=1"]
+SMALL = ["steps=2", "prompts_per_step=2", "algorithm.group_size=4", "task.shots=1", "data.test_images=6", "hardware.threads=1"]
 UNREPEATABLE = ("time/", "throughput/", "memory/")
 
 
@@ -64,11 +66,16 @@ def test_a_run_folder_holds_what_the_contract_says(run: Path) -> None:
         "checkpoints",
         "summary.json",
         "report.html",
+        "answers_before.jsonl",
+        "answers_after.jsonl",
     }
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["task"], summary["model"], summary["metric"], summary["steps"]) == ("fsod_digits", "tiny", "AP", 2)
     assert 0 <= summary["before"] <= 100 and 0 <= summary["after"] <= 100 and summary["seconds"] > 0
-    assert [m["step"] for m in lines(run / "metrics.jsonl")] == [1, 2]
+    metrics = lines(run / "metrics.jsonl")
+    assert [m["step"] for m in metrics] == [0, 1, 2]
+    assert [m.get("eval/AP") for m in metrics] == [summary["before"], None, summary["after"]]
+    assert len(lines(run / "answers_after.jsonl")) == summary["questions"]
     assert len(lines(run / "rollouts.jsonl")) == 2 * 2 * 4
     assert set(json.loads((run / "environment.json").read_text())["data"]) == {"train", "test"}
     assert OmegaConf.load(run / "config.yaml").task.shots == 1
@@ -93,15 +100,6 @@ def test_the_table_is_on_stdout_and_the_rest_on_stderr(tmp_path: Path, capfd: py
     assert "step 2/2" in err and "step" not in out
 
 
-def test_the_saved_policy_loads_and_answers_as_reported(run: Path) -> None:
-    (checkpoint,) = (run / "checkpoints").iterdir()
-    options = ModelOptions("tiny", str(checkpoint), 4096, 4096, 1e-4)
-    policy, processor = load(options, torch.device("cpu"))
-    built = build(TaskOptions("fsod_digits", 1, 0.1, Present.ground_truth, 0, DigitOptions(800, 6)), RewardOptions())
-    again = evaluate(policy, processor, built, max_tokens=96, batch=64, advance=lambda _: None)
-    assert again.scores()["AP"] == json.loads((run / "summary.json").read_text())["after"]
-
-
 def test_a_folder_with_a_run_in_it_is_refused_and_left_alone(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
     before = {p: p.stat().st_mtime_ns for p in run.rglob("*")}
     assert main([*SMALL, f"hydra.run.dir={run}"]) == 2
@@ -124,8 +122,8 @@ def test_an_interrupt_leaves_every_line_readable(tmp_path: Path) -> None:
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and err.splitlines()[-1] == "interrupted" and "Traceback" not in err
     steps = [line["step"] for line in lines(tmp_path / "metrics.jsonl")]
-    assert steps == list(range(1, len(steps) + 1)) and len(steps) >= 1
-    assert len(lines(tmp_path / "rollouts.jsonl")) >= 8 * (len(steps) - 1)
+    assert steps == list(range(len(steps))) and len(steps) >= 1
+    assert not (tmp_path / "rollouts.jsonl").exists() or len(lines(tmp_path / "rollouts.jsonl")) >= 8 * (len(steps) - 2)
     assert not (tmp_path / "summary.json").exists() and json.loads((tmp_path / "environment.json").read_text())
 
 
@@ -134,17 +132,37 @@ def test_a_sweep_gives_a_folder_a_job(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*/summary.json"))) == 2
 
 
+def test_a_sweep_over_tasks_ends_in_one_table_and_a_failing_job_stops_no_other(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    tasks = "task=fsod_digits,ovd_digits,cls_digits,grounding_digits"
+    blocked = tmp_path / "1_seed=0,task=ovd_digits"
+    blocked.mkdir()
+    (blocked / "metrics.jsonl").touch()
+    small = ["steps=1", "prompts_per_step=2", "task.shots=1", "data.test_images=4", "hardware.threads=1"]
+    overrides = ["-m", tasks, "seed=0", *small, f"hydra.sweep.dir={tmp_path}", "hydra.sweep.subdir=${hydra.job.num}_seed=${seed},task=${task.name}"]
+    assert main(overrides) == 2
+    out, err = capfd.readouterr()
+    assert [line.split()[:2] for line in out.splitlines()] == [
+        ["job", "metric"],
+        ["0_seed=0,task=fsod_digits", "AP"],
+        ["2_seed=0,task=cls_digits", "accuracy"],
+        ["3_seed=0,task=grounding_digits", "mIoU"],
+        ["run", "folders:"],
+    ]
+    assert sum("already holds a run" in line for line in err.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     "override, line",
     [
         ("task.shot=4", "task.shot: no such key; did you mean task.shots?"),
         ("steps=ten", "steps: Value 'ten' of type 'str' could not be converted to Integer"),
-        ("task=nope", "task=nope: no such option; there is fsod_digits"),
+        ("task=nope", "task=nope: no such option; there is cls_digits, fsod_coco, fsod_digits, grounding_digits, ovd_digits"),
         ("algorithm.group_size=1", "algorithm.group_size=1: an advantage compares the completions of one prompt; ask for 2 or more"),
         ("task.shots=500", "task.shots=500: only"),
         ("model.path=/not/there", "model.path=/not/there: no config.json in /not/there; give a Hugging Face model folder, or embedded:tiny"),
         ("hardware.device=cuda", "hardware.device=cuda: torch"),
         ("+rewards.weights.colour=2", "rewards.weights.colour: this task has no such reward part"),
+        ("task=fsod_coco", "data.train_annotations: data/coco/annotations/instances_train2017.json: No such file or directory; take train2017.zip"),
         ("steps=0", "steps=0: must be at least 1"),
         ("hardware.device=mps", "hardware.device=mps: no such kind of device"),
         ("seed=99999999999", "task.split_seed=99999999999: must lie in"),
@@ -196,14 +214,14 @@ def test_a_checkpoint_that_lacks_a_tensor_or_a_file_is_refused(tmp_path: Path) -
 def test_checkpoints_come_as_often_as_asked_and_the_reference_stays(tmp_path: Path) -> None:
     assert main([*SMALL, "steps=4", "checkpoint.every=2", f"hydra.run.dir={tmp_path}"]) == 0
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step_000002", "step_000004"]
-    kl = [float(str(line["loss/kl"])) for line in lines(tmp_path / "metrics.jsonl")]
+    kl = [float(str(line["loss/kl"])) for line in lines(tmp_path / "metrics.jsonl") if "loss/kl" in line]
     assert kl[0] == pytest.approx(0, abs=1e-9) and kl[-1] > 1e-6
 
 
 def test_the_defaults_are_the_papers_and_strict() -> None:
     with hydra.initialize_config_dir(str(conf_folder("train")), version_base="1.3"):
-        config = hydra.compose("train")
-    assert (config.rewards.family.value, config.rewards.iou_threshold) == ("strict", 0.5)
+        config = composed()
+    assert (config.rewards.family.value, config.task.iou_threshold) == ("strict", 0.5)
     a = config.algorithm
     assert (a.group_size, a.temperature, a.kl.coefficient, a.updates_per_batch, a.aggregation.value) == (8, 1.0, 0.04, 1, "sequence")
     assert (a.advantage.value, a.weight_decay, a.max_grad_norm) == ("group", 0.0, 1.0)
@@ -211,24 +229,36 @@ def test_the_defaults_are_the_papers_and_strict() -> None:
 
 def test_training_and_test_come_from_disjoint_handwriting(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
-    monkeypatch.setattr(workload, "scenes", lambda split, count, seed: drawn.append((split, count)) or scenes(split, count, seed=seed))
-    build(TaskOptions("fsod_digits", 1, 0.0, Present.ground_truth, 0, DigitOptions(90, 7)), RewardOptions())
+
+    def remember(split: Split, count: int, **rest: object) -> list[object]:
+        drawn.append((split, count))
+        return scenes(split, count, **rest)  # type: ignore[arg-type,return-value]
+
+    monkeypatch.setattr(digits, "scenes", remember)
+    config = OmegaConf.to_object(composed("task.shots=1", "data.train_images=90", "data.test_images=7"))
+    workload.train_examples(config.task, config.data)
+    workload.test_questions(config.task, config.data)
     assert drawn == [(Split.TRAIN, 90), (Split.TEST, 7)]
 
 
+def composed(*overrides: str) -> DictConfig:
+    register(TrainConfig, "train", SCHEMAS)
+    with hydra.initialize_config_dir(str(conf_folder("train")), version_base="1.3"):
+        return hydra.compose("train", list(overrides))
+
+
+SCHEMAS = workload.SCHEMAS | LOGGER_SCHEMAS
+
+
 def test_every_knob_is_read() -> None:
-    for schema in (TrainConfig, Recipe):
-        assert unread_keys(schema, ROOT / "visual_rft") == []
+    assert unread_keys(keys(TrainConfig, SCHEMAS), ROOT / "visual_rft") == []
+    assert unread_keys(keys(Recipe), ROOT / "visual_rft") == []
 
 
 def test_every_group_option_composes() -> None:
     """Each option of each group, and each experiment, makes a whole and valid configuration; every key is given somewhere in conf/."""
-    conf = conf_folder("train")
-    for option in sorted(conf.glob("*/*.yaml")):
-        with hydra.initialize_config_dir(str(conf), version_base="1.3"):
-            config = hydra.compose("train", [f"{option.parent.name}={option.stem}"])
-        for key in keys(TrainConfig):
-            assert not OmegaConf.is_missing(config, key), key
+    for option in sorted(conf_folder("train").glob("*/*.yaml")):
+        OmegaConf.to_object(composed(f"{option.parent.name}={option.stem}"))
 
 
 def test_the_wheel_ships_every_package() -> None:
@@ -242,31 +272,49 @@ def test_the_base_checkpoint_is_small_and_knows_the_form(base: tuple[Policy, Pro
     path = folder("embedded:tiny")
     assert sum(f.stat().st_size for f in path.iterdir()) < 10e6
     assert [f.name for f in path.iterdir() if f.suffix in (".bin", ".pt", ".pkl", ".py")] == []
-    test = questions(scenes(Split.VALIDATION, 40, seed=0), CATEGORIES, Present.all)[::4]
-    task = DetectionTask(CATEGORIES, RewardOptions())
-    metrics = evaluate(*base, Workload(task, [], test), max_tokens=96, batch=100, advance=lambda _: None).metrics
-    assert metrics.well_formed >= 95
+    shown = scenes(Split.VALIDATION, 40, seed=0)
+    asked = questions(shown, CATEGORIES, Present.all)[::4]
+    asked += [classification.example(image, "digit") for image in scenes(Split.VALIDATION, 40, seed=0, digits=(1, 1))]
+    asked += [grounding.example(image, image.instructions[0]) for image in shown]
+    tasks = task_of("fsod_digits"), task_of("cls_digits"), task_of("grounding_digits")
+    texts = greedy(base, asked)
+    answers = [tasks[0 if e.subject in CATEGORIES else 2 if e.subject else 1].parse(text) for e, text in zip(asked, texts, strict=True)]
+    assert sum(not isinstance(a, Refusal) for a in answers) >= 0.95 * len(asked)
+    absent = [a for e, a in zip(asked, answers, strict=True) if e.subject in CATEGORIES and not e.truth.boxes]
+    assert sum(str(a) == "No Objects" for a in absent) > len(absent) / 2
+
+
+def task_of(name: str) -> Task:
+    config = OmegaConf.to_object(composed(f"task={name}"))
+    return workload.task(config.task, config.rewards)
+
+
+def greedy(base: tuple[Policy, Processor], asked: list[Example]) -> list[str]:
+    return [c.text for completions in answer(*base, asked, max_tokens=96, batch=100) for c in completions]
 
 
 def test_the_policy_sees_the_image(base: tuple[Policy, Processor]) -> None:
     """With the image blanked, or swapped for the next one, the right answer is less likely and the model's own answers earn less."""
     policy, processor = base
     asked = questions(scenes(Split.VALIDATION, 48, seed=0), CATEGORIES, Present.ground_truth)
-    right = [render([Detection(b, 0.95) for b in sorted(e.truth.boxes)], thinking(e.category, sorted(e.truth.boxes))) for e in asked]
-    task = DetectionTask(CATEGORIES, RewardOptions())
+    right = []
+    for e in asked:
+        boxes = sorted(e.truth.boxes)
+        right.append(completion(thinking(e.subject, boxes), detection_answer([Detection(box, 0.95) for box in boxes])))
+    task = task_of("fsod_digits")
 
     def look(examples: list[Example]) -> tuple[torch.Tensor, float]:
         with torch.no_grad():
             inputs = prompt_inputs(policy, processor, examples)
             scores = policy(inputs, range(len(examples)), [processor.encode(text) for text in right], 1.0)
-        texts = evaluate(policy, processor, Workload(task, [], examples), max_tokens=96, batch=100, advance=lambda _: None).texts
+        texts = greedy(base, examples)
         rewards = [task.total(task.reward(text, e)) for text, e in zip(texts, asked, strict=True)]
         return torch.where(scores.mask_BT, scores.logprobs_BT, 0).sum(1), sum(rewards) / len(rewards)
 
     logprobs, reward = look(asked)
     images = [e.image for e in asked]
     for others in ([image.point(lambda _: 128) for image in images], images[2:] + images[:2]):
-        changed = [Example(e.id, 1000 + n, image, e.category, e.question, e.truth) for n, (e, image) in enumerate(zip(asked, others, strict=True))]
+        changed = [Example(e.id, 1000 + n, image, e.subject, e.question, e.truth) for n, (e, image) in enumerate(zip(asked, others, strict=True))]
         worse, poorer = look(changed)
         assert (worse < logprobs).float().mean() > 0.8
         assert poorer < reward - 0.3

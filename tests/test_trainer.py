@@ -3,32 +3,34 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from visual_rft.hardware import HardwareOptions
 from visual_rft.losses import Aggregation, KlOptions
 from visual_rft.measurements import batch_metrics
-from visual_rft.models.policy import Policy
+from visual_rft.models.policy import Policy, TokenScores
 from visual_rft.models.processor import Processor
+from visual_rft.parsing import parse_detection
+from visual_rft.tasks.task import Task
 from visual_rft.trainer import Advantage, AlgorithmOptions, Step, Trainer
-from visual_rft.vocabulary import Completion, DetectionTruth, Example, Group, Reason, Refusal, Reward
+from visual_rft.vocabulary import Completion, DetectionTruth, Example, Group, Reason, Refusal, Reward, Scores, Truth
 
 OPTIONS = AlgorithmOptions(group_size=4, max_completion_tokens=6)
 HARDWARE = HardwareOptions(threads=1, prompts_per_micro_batch=2)
 
 
-class Vowels:
+def vowels(text: str, truth: Truth) -> Reward:
     """A reward that an untrained model can earn: the share of vowels in its text."""
+    refusal = None if text.isascii() else Refusal(Reason.NO_THINK)
+    return Reward({"vowels": sum(c in "aeiou" for c in text) / max(len(text), 1), "length": len(text) / 100}, None, refusal)
 
-    def reward(self, text: str, example: Example) -> Reward:
-        refusal = None if text.isascii() else Refusal(Reason.NO_THINK)
-        return Reward({"vowels": sum(c in "aeiou" for c in text) / max(len(text), 1), "length": len(text) / 100}, None, refusal)
 
-    def total(self, reward: Reward) -> float:
-        return sum(reward.parts.values())
+VOWELS = Task(parse_detection, vowels, lambda _: DetectionTruth(()), lambda *_: Scores({}, {}, {}), {"vowels": 1.0, "length": 1.0})
 
 
 def train(
@@ -41,7 +43,7 @@ def train(
 ) -> tuple[list[Step], Policy]:
     policy = copy.deepcopy(untrained[0])
     reference = copy.deepcopy(policy).requires_grad_(False) if options.kl.coefficient else None
-    trainer = Trainer(policy, reference, untrained[1], Vowels(), options, hardware)
+    trainer = Trainer(policy, reference, untrained[1], VOWELS, options, hardware)
     return list(trainer.run(examples, steps=steps, prompts_per_step=5, learning_rate=learning_rate, seed=0)), policy
 
 
@@ -85,11 +87,11 @@ def test_two_updates_a_batch_move_further_and_keep_the_old_logprobs(untrained: t
 
 def test_gradients_do_not_outlive_their_step(untrained: tuple[Policy, Processor], ragged: list[Example]) -> None:
     """At learning rate 0 the policy stays, so the same batch must give the same gradient norm twice."""
-    trainer = Trainer(copy.deepcopy(untrained[0]), None, untrained[1], Vowels(), replace(OPTIONS, kl=KlOptions(0.0)), HARDWARE)
+    trainer = Trainer(copy.deepcopy(untrained[0]), None, untrained[1], VOWELS, replace(OPTIONS, kl=KlOptions(0.0)), HARDWARE)
     groups = trainer.sample(ragged, seed=(0, 0))
     rewards = torch.tensor([[trainer.task.total(trainer.task.reward(c.text, g.example)) for c in g.completions] for g in groups])
     batches = trainer.pack(groups, trainer.advantages(rewards, seed=(0, 0)))
-    first, second = (trainer.update(batches, 0.0)["policy/grad_norm"] for _ in range(2))
+    first, second = (trainer.update(batches, 0.0).metrics["policy/grad_norm"] for _ in range(2))
     assert first == second > 0
 
 
@@ -100,8 +102,42 @@ def test_the_gradient_is_clipped(untrained: tuple[Policy, Processor], ragged: li
 
 
 def test_a_diverged_run_stops_with_a_remedy(untrained: tuple[Policy, Processor], ragged: list[Example]) -> None:
-    with pytest.raises(ValueError, match=r"model\.learning_rate: the gradient is not finite"):
-        train(untrained, ragged, 6, learning_rate=1e30)
+    with pytest.raises(
+        ValueError, match=r"algorithm\.max_bad_steps=2: .*, up to step 3: the loss of .* is not finite.* smaller model\.learning_rate"
+    ):
+        train(untrained, ragged, 6, replace(OPTIONS, max_bad_steps=2), learning_rate=1e30)
+
+
+def test_a_step_whose_loss_is_nan_is_skipped_counted_and_explained(
+    untrained: tuple[Policy, Processor], ragged: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound = Policy.forward
+
+    def run(bad: set[int]) -> tuple[list[Step], list[Tensor]]:
+        """The steps, and the first weights after each, with a NaN among the logprobs of the steps `bad`."""
+        policy = copy.deepcopy(untrained[0])
+        trainer = Trainer(policy, None, untrained[1], VOWELS, replace(OPTIONS, kl=KlOptions(0.0), max_bad_steps=2), HARDWARE)
+        done: list[Step] = []
+        weights: list[Tensor] = []
+
+        def forward(*arguments: object) -> TokenScores:
+            scores = sound(*arguments)  # type: ignore[arg-type]
+            return replace(scores, logprobs_BT=scores.logprobs_BT * float("nan")) if len(done) + 1 in bad else scores
+
+        monkeypatch.setattr(Policy, "forward", forward)
+        for step in trainer.run(ragged, steps=6, prompts_per_step=5, learning_rate=1e-3, seed=0):
+            done.append(step)
+            weights.append(next(policy.parameters()).detach().clone())
+        return done, weights
+
+    steps, weights = run({2, 4})
+    assert [s.skipped is None for s in steps] == [True, False, True, False, True, True]
+    assert [s.metrics["policy/skipped_steps"] for s in steps] == [0, 1, 1, 2, 2, 2]
+    assert str(steps[1].skipped).startswith("the loss of ") and all(e.id in str(steps[1].skipped) for e in ragged[:1])
+    assert [torch.equal(a, b) for a, b in pairwise(weights)] == [True, False, True, False, False]
+    assert all(w.isfinite().all() for w in weights)
+    with pytest.raises(ValueError, match=r"algorithm\.max_bad_steps=2: as many steps in a row were skipped, up to step 4"):
+        run({3, 4})
 
 
 def test_batch_metrics_by_hand() -> None:
@@ -149,7 +185,7 @@ def test_a_rollout_from_other_weights_stops_the_run(
     untrained: tuple[Policy, Processor], ragged: list[Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy = copy.deepcopy(untrained[0])
-    trainer = Trainer(policy, None, untrained[1], Vowels(), replace(OPTIONS, kl=KlOptions(0.0)), HARDWARE)
+    trainer = Trainer(policy, None, untrained[1], VOWELS, replace(OPTIONS, kl=KlOptions(0.0)), HARDWARE)
     sample = trainer.sample
 
     def stale(questions: Sequence[Example], seed: tuple[int, int]) -> object:
@@ -183,6 +219,7 @@ def test_metrics_carry_the_contract_s_names(untrained: tuple[Policy, Processor],
         ({"clip_low": 1.5}, "algorithm.clip_low=1.5"),
         ({"clip_high": -0.1}, "algorithm.clip_high=-0.1"),
         ({"max_grad_norm": 0.0}, "algorithm.max_grad_norm=0.0"),
+        ({"max_bad_steps": 0}, "algorithm.max_bad_steps=0"),
         ({"weight_decay": -1.0}, "algorithm.weight_decay=-1.0"),
     ],
 )

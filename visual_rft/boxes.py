@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
+from visual_rft.vocabulary import Box
+
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
@@ -48,6 +50,12 @@ def pixels_to_norm1000(boxes_N4: npt.ArrayLike, *, width: float, height: float) 
     if not np.isfinite(boxes).all():
         raise ValueError("a box with NaN or infinity: remove it before the conversion")
     return np.rint(np.clip(boxes / _scale_4(width, height) * 1000, 0, 1000)).astype(np.int64)
+
+
+def xywh_pixels_to_norm1000(boxes_N4: npt.ArrayLike, *, width: float, height: float) -> tuple[Box, ...]:
+    """COCO's boxes in pixels of a width x height image as corners in whole norm1000. ValueError as `pixels_to_norm1000`."""
+    rows = pixels_to_norm1000(xywh_to_xyxy(boxes_N4), width=width, height=height).astype(float).tolist()
+    return tuple((x1, y1, x2, y2) for x1, y1, x2, y2 in rows)
 
 
 def norm1000_to_pixels(boxes_N4: npt.ArrayLike, *, width: float, height: float) -> Floats:

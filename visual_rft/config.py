@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime
@@ -19,7 +19,8 @@ from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Generic, NoReturn, TypeVar, cast, get_args, get_type_hints
+from types import MappingProxyType
+from typing import Any, Generic, NoReturn, TypeVar, cast, get_args, get_type_hints
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -36,17 +37,19 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandat
 HYDRA_VERSION = "1.3"  # whose defaults hold: no change of the working directory
 WRITABLE = "name a folder that can be written, hydra.run.dir=… (a sweep's: hydra.sweep.dir=…)"
 
+NO_SCHEMAS: Mapping[str, type] = MappingProxyType({})
+
 Schema = TypeVar("Schema")
 
 
 @dataclass(frozen=True)
 class Job(Generic[Schema]):
-    """What one run is given: its checked config, the same resolved as YAML, its folder (made, absolute), the overrides that were typed."""
+    """What one run is given: its checked config, the same resolved in plain values and as YAML, its folder (made, absolute)."""
 
     config: Schema
+    plain: dict[str, Any]
     yaml: str
     folder: Path
-    overrides: tuple[str, ...]
 
 
 def start(
@@ -54,32 +57,40 @@ def start(
     name: str,
     run: Callable[[Job[Schema]], None],
     argv: Sequence[str] | None = None,
-    started: datetime | None = None,
+    schemas: Mapping[str, type] = NO_SCHEMAS,
+    conclude: Callable[[list[Path]], None] = lambda _: None,
 ) -> int:
     """Compose conf/<name>.yaml with `argv` (default: the command line), check every job, run each; returns the exit code.
 
-    `schema` is a plain dataclass, in Hydra's store as `<name>_schema`. A ValueError, of its `__post_init__` or of `run`, is a refusal:
-    its text is the line. Nothing is written before all jobs of a sweep have passed; one that fails later does not stop the others.
-    `started` is what `${started:…}` prints: processes of one run that are given the same instant share one folder.
+    `schema` is a plain dataclass, in Hydra's store as `<name>_schema`; `schemas` are those that a YAML of a group may begin with, as
+    `<group>/<name>_schema`. A ValueError, of a `__post_init__` or of `run`, is a refusal: its text is the line. Nothing is written before all jobs
+    of a sweep have passed; one that fails later does not stop the others. At the end `conclude` is given the folders of the jobs that succeeded.
     """
-    ConfigStore.instance().store(name=f"{name}_schema", node=schema)
-    OmegaConf.register_new_resolver("started", (started or datetime.now()).strftime, replace=True)
+    register(schema, name, schemas)
+    OmegaConf.register_new_resolver("started", datetime.now().strftime, replace=True)
     OmegaConf.register_new_resolver("file_name", _file_name, replace=True)
     arguments = list(sys.argv[1:] if argv is None else argv)
     codes: list[int] = []
+    done: list[Path] = []
     begun = time.time()
 
     def job(composed: DictConfig) -> None:
         # An exception would end a batch of the sweep, and make Hydra print two more lines.
+        folder = Path(HydraConfig.get().runtime.output_dir)
         codes.append(_exit_code(lambda: run(_job(schema, composed)), _label()))
+        if codes[-1] == 0:
+            done.append(folder)
         if codes[-1] == 2:
-            _remove_if_ours(Path(HydraConfig.get().runtime.output_dir), begun)
+            _remove_if_ours(folder, begun)
 
     def hydra_main() -> None:
         conf = conf_folder(name)
-        _check_jobs(schema, conf, name, _parse(arguments))
-        with _one_line(_known(schema, conf), arguments), _command_line(arguments):
+        known = _known(schema, schemas, conf)
+        _check_jobs(schema, known, name, conf, _parse(arguments))
+        with _one_line(known, arguments), _command_line(arguments):
             hydra.main(version_base=HYDRA_VERSION, config_path=str(conf), config_name=name)(job)()
+        if done:
+            conclude(done)
 
     try:
         codes.append(_exit_code(hydra_main))
@@ -98,23 +109,33 @@ def conf_folder(name: str) -> Path:
     return checkout if (checkout / f"{name}.yaml").is_file() else installed
 
 
-def keys(schema: type, prefix: str = "") -> dict[str, type]:
-    """Every dotted key of a schema, groups included, and the dataclass that declares it."""
+def keys(schema: type, schemas: Mapping[str, type] = NO_SCHEMAS, prefix: str = "") -> dict[str, type]:
+    """Every dotted key of a schema, those of its groups' own `schemas` included, and the dataclass that declares it."""
     found: dict[str, type] = {}
     hints = get_type_hints(schema)
     for field in fields(schema):
         found[prefix + field.name] = schema
-        for inner in (hints[field.name], *get_args(hints[field.name])):
+        declared = [hints[field.name], *get_args(hints[field.name])]
+        chosen = [] if prefix else [given for name, given in schemas.items() if name.partition("/")[0] == field.name]
+        for inner in (*declared, *chosen):
             if is_dataclass(inner):
-                found |= keys(cast(type, inner), f"{prefix}{field.name}.")
+                found |= keys(cast(type, inner), NO_SCHEMAS, f"{prefix}{field.name}.")
     return found
 
 
-def _check_jobs(schema: type[Schema], conf: Path, name: str, args: Namespace) -> None:
+def register(schema: type, name: str, schemas: Mapping[str, type]) -> None:
+    """Puts the schemas of an entry into Hydra's store, where the files of conf/ find them."""
+    store = ConfigStore.instance()
+    store.store(name=f"{name}_schema", node=schema)
+    for option, node in schemas.items():
+        group, _, kind = option.partition("/")
+        store.store(group=group, name=f"{kind}_schema", node=node)
+
+
+def _check_jobs(schema: type[Schema], known: Sequence[str], name: str, conf: Path, args: Namespace) -> None:
     """Refuse what is wrong while nothing is written yet: Hydra makes the run folder before it hands us the config."""
     if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
         return
-    known = _known(schema, conf)
     mine = [f"hydra.searchpath=[file://{Path(args.config_dir).resolve()}]"] if args.config_dir else []
     with hydra.initialize_config_dir(str(conf), job_name=name, version_base=HYDRA_VERSION):
         with _one_line(known, args.overrides):
@@ -142,7 +163,9 @@ def _job(schema: type[Schema], composed: DictConfig) -> Job[Schema]:
     if folder != Path(context.runtime.cwd):  # an entry whose hydra.run.dir is `.` writes nothing
         _try_to_write(folder)
     config = _typed(schema, composed, list(keys(schema)))
-    return Job(config, OmegaConf.to_yaml(OmegaConf.structured(config)), folder, tuple(context.overrides.task))
+    node = OmegaConf.structured(config)
+    plain = cast(dict[str, Any], OmegaConf.to_container(node, enum_to_str=True))
+    return Job(config, plain, OmegaConf.to_yaml(node), folder)
 
 
 def _try_to_write(folder: Path) -> None:
@@ -245,7 +268,7 @@ def _describe(error: BaseException, known: Sequence[str]) -> str:
         return f"{error.override}: not an override; write key=value ({error.message.partition('See http')[0]})"
     if isinstance(error, MissingConfigException) and error.options:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
-        return f"{group}={option}: no such option; there is {', '.join(error.options)}"
+        return f"{group}={option}: no such option; there is {', '.join(o for o in error.options if not o.endswith('_schema'))}"
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}; {WRITABLE}"
     if twice := re.match(r"Multiple values for (\S+)\.", str(error)):
@@ -275,9 +298,9 @@ def _no_such_key(key: str, known: Sequence[str]) -> str:
     return f"{key}: no such key" + (f"; did you mean {' or '.join(near)}?" if near else "; --help shows the keys")
 
 
-def _known(schema: type, conf: Path) -> list[str]:
+def _known(schema: type, schemas: Mapping[str, type], conf: Path) -> list[str]:
     """What may stand left of `=`: the keys of the schema, the groups of conf/, the two folders of Hydra that are ours to document."""
-    return [*keys(schema), *(folder.name for folder in conf.iterdir() if folder.is_dir()), "hydra.run.dir", "hydra.sweep.dir"]
+    return [*keys(schema, schemas), *(folder.name for folder in conf.iterdir() if folder.is_dir()), "hydra.run.dir", "hydra.sweep.dir"]
 
 
 def _file_name(text: str) -> str:

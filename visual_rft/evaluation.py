@@ -1,87 +1,64 @@
 """Greedy answers to a task's test questions, what they are worth, and how two such evaluations compare."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from visual_rft.boxes import iou_matrix
-from visual_rft.inference import answer
-from visual_rft.metrics.detection import DetectionMetrics
-from visual_rft.models.policy import Policy
-from visual_rft.models.processor import Processor
-from visual_rft.parsing import parse_detection
-from visual_rft.tracking.report import GalleryItem
-from visual_rft.vocabulary import DetectionAnswer, DetectionTruth, Example, Refusal
-from visual_rft.workload import Workload
+from visual_rft.tasks.task import Task
+from visual_rft.tracking.pictures import Picture
+from visual_rft.vocabulary import Answer, Completion, Example, Refusal, Scores
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One answer to each test question, in order; their metrics; the seconds it took."""
+    """One answer to each test question, in order, as text and as parsed; what they are worth; the seconds it took."""
 
     texts: list[str]
-    metrics: DetectionMetrics
+    answers: list[Answer | Refusal]
+    scores: Scores
     seconds: float
 
-    def scores(self) -> dict[str, float]:
-        """The numbers of the before/after table, 0..100; the first is the task's metric."""
-        m = self.metrics
-        return {"AP": m.ap, "AP50": m.ap50, "AP75": m.ap75, "mean IoU": m.mean_iou, "well-formed": m.well_formed}
+    @property
+    def metric(self) -> str:
+        """The name of the task's own metric."""
+        return next(iter(self.scores.values))
+
+    @property
+    def value(self) -> float:
+        """The task's own metric, 0..100."""
+        return self.scores.values[self.metric]
+
+    def metrics(self) -> dict[str, float]:
+        """Every score as `metrics.jsonl` names it."""
+        return {f"eval/{name}": value for name, value in self.scores.values.items()}
+
+    def plain(self) -> dict[str, Any]:
+        """As `summary.json` says it: every score, the metric by category, and how many answers were refused."""
+        refused = {str(reason): count for reason, count in self.scores.refusals.items()}
+        return {**self.scores.values, "by category": dict(self.scores.by_category), "refused": refused}
 
 
-def evaluate(policy: Policy, processor: Processor, workload: Workload, *, max_tokens: int, batch: int, advance: Callable[[int], None]) -> Evaluation:
-    """Asks every test question of the workload, `batch` at a time; `advance` is told how many were answered."""
+def evaluate(task: Task, questions: Sequence[Example], batches: Iterable[Sequence[Completion]], advance: Callable[[int], None]) -> Evaluation:
+    """Scores the completions that come, batch by batch and in order, one for each question; `advance` is told how many came."""
     started = time.perf_counter()
     texts: list[str] = []
-    for completions in answer(policy, processor, workload.test, max_tokens=max_tokens, batch=batch):
+    for completions in batches:
         texts += [completion.text for completion in completions]
         advance(len(completions))
-    return Evaluation(texts, workload.task.evaluate(workload.test, texts), time.perf_counter() - started)
+    answers = [task.parse(text) for text in texts]
+    return Evaluation(texts, answers, task.measure(questions, answers), time.perf_counter() - started)
 
 
-def table(before: Evaluation, after: Evaluation) -> list[tuple[str, float, float, float]]:
-    """(name, before, after, change) rows, the task's metric first."""
-    old, new = before.scores(), after.scores()
-    return [(name, old[name], new[name], new[name] - old[name]) for name in new]
-
-
-def summary_scores(before: Evaluation, after: Evaluation) -> dict[str, Any]:
-    """What `summary.json` says of two evaluations: the metric, before and after, all scores and refusals, AP by category."""
-    metric = next(iter(after.scores()))
-    return {"metric": metric, "before": before.scores()[metric], "after": after.scores()[metric]} | {
-        f"evaluation_{name}": {
-            **e.scores(),
-            "AP by category": dict(e.metrics.ap_by_category),
-            "refused": {str(k): n for k, n in e.metrics.refusals.items()},
-        }
-        for name, e in (("before", before), ("after", after))
-    }
-
-
-def gallery(examples: Sequence[Example], before: Evaluation, after: Evaluation, count: int) -> list[GalleryItem]:
-    """The first `count` test questions with both answers."""
-    items = []
-    for example, old, new in list(zip(examples, before.texts, after.texts, strict=True))[:count]:
-        old_answer, new_answer = parse_detection(old), parse_detection(new)
-        items.append(
-            GalleryItem(
-                image=example.image,
-                question=example.question,
-                truth=example.truth,
-                before_text=old,
-                before=old_answer,
-                after_text=new,
-                after=new_answer,
-                before_ious=_best_ious(old_answer, example.truth),
-                after_ious=_best_ious(new_answer, example.truth),
-            )
+def gallery(questions: Sequence[Example], evaluations: Mapping[str, Evaluation], count: int) -> list[Picture]:
+    """The first `count` questions with the answer of each evaluation."""
+    return [
+        Picture(
+            image=question.image,
+            question=question.question,
+            truth=question.truth,
+            answers={name: evaluation.answers[i] for name, evaluation in evaluations.items()},
+            texts={name: evaluation.texts[i] for name, evaluation in evaluations.items()},
         )
-    return items
-
-
-def _best_ious(answer: DetectionAnswer | Refusal, truth: DetectionTruth) -> list[float]:
-    """Each detection's IoU with the truth nearest to it."""
-    if isinstance(answer, Refusal) or not truth.boxes:
-        return []
-    return [float(row.max()) for row in iou_matrix([d.box for d in answer.detections], truth.boxes)]
+        for i, question in enumerate(questions[:count])
+    ]

@@ -10,6 +10,7 @@ import torch
 from visual_rft.models.policy import Policy
 from visual_rft.models.processor import Processor
 from visual_rft.rollout.generate import Limits, Sampled, decode_greedily, sample
+from visual_rft.seeding import Role
 from visual_rft.vocabulary import Completion, Example, Group, PromptInputs
 
 
@@ -26,8 +27,8 @@ def prompt_inputs(policy: Policy, processor: Processor, examples: Sequence[Examp
 def sample_groups(
     policy: Policy, processor: Processor, examples: Sequence[Example], *, group_size: int, limits: Limits, seed: Sequence[int]
 ) -> list[Group]:
-    """`group_size` completions of each example; completion (p, g) has a random stream of its own, seeded by (*seed, p, g)."""
-    seeds_PG = [[[*seed, p, g] for g in range(group_size)] for p in range(len(examples))]
+    """`group_size` completions of each example; completion (p, g) has a random stream of its own, seeded by its role and (*seed, p, g)."""
+    seeds_PG = [[[Role.COMPLETION, *seed, p, g] for g in range(group_size)] for p in range(len(examples))]
     sampled = sample(policy, prompt_inputs(policy, processor, examples), limits, seeds_PG)
     return [Group(example, _completions(processor, s)) for example, s in zip(examples, sampled, strict=True)]
 

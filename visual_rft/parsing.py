@@ -1,23 +1,31 @@
 """Completion text to a typed answer, or to a typed refusal that says why. Never raises, never evaluates, and reads nothing but the text.
 
-    <think> anything </think> <answer> [{'Position': [x1, y1, x2, y2], 'Confidence': c}, …]  or  No Objects </answer>
+    <think> anything </think> <answer> … </answer>  with, by task:
 
-JSON or Python style, white space anywhere; boxes are xyxy in norm1000. The first fault from left to right decides the reason and ends the
-reading, so any text takes linear time: one token ahead, a grammar of fixed depth, no recursion and no regular expression that backtracks.
+    detection       [{'Position': [x1, y1, x2, y2], 'Confidence': c}, …]  or  No Objects; JSON or Python style
+    classification  a name
+    grounding       (x1,y1),(x2,y2)
+
+White space anywhere; boxes are xyxy in norm1000. The first fault from left to right decides the reason and ends the reading, so any text
+takes linear time: one token ahead, a grammar of fixed depth, no recursion and no regular expression that backtracks.
 """
 
 import math
 import re
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import TypeVar
 
-from visual_rft.vocabulary import Box, Detection, DetectionAnswer, Reason, Refusal
+from visual_rft.vocabulary import Box, ClassAnswer, Detection, DetectionAnswer, GroundingAnswer, Reason, Refusal
 
 MAX_BOXES = 100  # COCO's limit of detections an image, too
+NO_ALIASES: Mapping[str, str] = MappingProxyType({})
 _DETAIL = 60  # characters of the text that a refusal shows
 _WHITE = " \t\r\n\f\v"
 
 _TOKEN = re.compile(
-    r"""\s*+(?: (?P<mark>[\[\]{}:,])
+    r"""\s*+(?: (?P<mark>[\[\]{}():,])
     | (?P<number>[-+]?+(?>(?:0|[1-9]\d*+)(?:\.\d*+)?+(?:[eE][-+]?\d++)?+ | \.\d++(?:[eE][-+]?\d++)?+ | (?i:nan|inf(?:inity)?+)))(?![\w.])
     | (?P<string>'[^']*+'|"[^"]*+")
     | (?P<other>.)
@@ -25,6 +33,11 @@ _TOKEN = re.compile(
     re.VERBOSE | re.ASCII | re.DOTALL,
 )
 _NO_OBJECTS = re.compile(r"no\s++objects\s*+\.?", re.IGNORECASE | re.ASCII)
+# One line of at most 80 characters. Besides the ends of lines, controls and lone surrogates, which no file could hold; not the tab.
+_NAME = re.compile(r"[^<>\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]{1,80}+")
+_BETWEEN_WORDS = re.compile(r"[\s_\u2010-\u2015-]++")
+
+Read = TypeVar("Read")
 
 
 class Refused(Exception):
@@ -60,6 +73,11 @@ class Cursor:
             self.take()
         return accepted
 
+    def expect(self, mark: str, reason: Reason) -> None:
+        """Step over the token ahead, which must be this mark. Raises Refused(reason)."""
+        if not self.accept(mark):
+            raise self.refused(reason)
+
     def refused(self, reason: Reason, start: int | None = None) -> Refused:
         """The exception to raise; it shows the text from `start` on, else from the token ahead."""
         start = self.start if start is None else start
@@ -72,16 +90,40 @@ class Cursor:
             yield
             ended = self.accept(close)
             if not ended:
-                if not self.accept(","):
-                    raise self.refused(reason)
+                self.expect(",", reason)
                 ended = trailing_comma and self.accept(close)
 
 
 def parse_detection(text: str) -> DetectionAnswer | Refusal:
     """The detections of a completion (the text before the stop token), or the first reason, from left to right, why it has none."""
+    return _read(text, _detection_answer)
+
+
+def parse_classification(text: str) -> ClassAnswer | Refusal:
+    """The name that a completion says, as it was said, or the first reason why it says none."""
+    return _read(text, _class_answer)
+
+
+def parse_grounding(text: str) -> GroundingAnswer | Refusal:
+    """The one box that a completion draws, or the first reason, from left to right, why it draws none."""
+    return _read(text, _grounding_answer)
+
+
+def normalised_name(text: str) -> str:
+    """A name without what spelling may vary: in NFKC and case-folded, one space for each run of white space, underscores and hyphens, no stop."""
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return _BETWEEN_WORDS.sub(" ", folded).rstrip(" .").lstrip(" ")
+
+
+def canonical_name(text: str, aliases: Mapping[str, str]) -> str:
+    """The normalised name of the class that a name means; `aliases` maps further names to that of their class, whatever the spelling of either."""
+    name = normalised_name(text)
+    return normalised_name({normalised_name(alias): of_class for alias, of_class in aliases.items()}.get(name, name))
+
+
+def _read(text: str, reader: Callable[[str], Read]) -> Read | Refusal:
     try:
-        body = _answer_body(text)
-        return DetectionAnswer(()) if _NO_OBJECTS.fullmatch(body) else DetectionAnswer(_detections(Cursor(body)))
+        return reader(_answer_body(text))
     except Refused as refused:
         return refused.refusal
 
@@ -111,9 +153,40 @@ def _answer_body(text: str) -> str:
     return body.strip(_WHITE)
 
 
+def _class_answer(body: str) -> ClassAnswer:
+    if not _NAME.fullmatch(body):
+        raise Refused(Refusal(Reason.NOT_A_NAME, body[:_DETAIL]))
+    return ClassAnswer(body)
+
+
+def _grounding_answer(body: str) -> GroundingAnswer:
+    cursor = Cursor(body)
+    start = cursor.start
+    first = _corner(cursor)
+    cursor.expect(",", Reason.NOT_A_BOX)
+    box = _box(cursor, (*first, *_corner(cursor)), start)
+    behind = cursor.start
+    if cursor.kind != "end":
+        cursor.accept(",")
+        raise cursor.refused(Reason.SEVERAL_BOXES if cursor.accept("(") else Reason.NOT_A_BOX, behind)
+    return GroundingAnswer(box)
+
+
+def _corner(cursor: Cursor) -> tuple[float, float]:
+    cursor.expect("(", Reason.NOT_A_BOX)
+    x = _number(cursor, Reason.NOT_A_BOX)
+    cursor.expect(",", Reason.NOT_A_BOX)
+    y = _number(cursor, Reason.NOT_A_BOX)
+    cursor.expect(")", Reason.NOT_A_BOX)
+    return x, y
+
+
+def _detection_answer(body: str) -> DetectionAnswer:
+    return DetectionAnswer(() if _NO_OBJECTS.fullmatch(body) else _detections(Cursor(body)))
+
+
 def _detections(cursor: Cursor) -> tuple[Detection, ...]:
-    if not cursor.accept("["):
-        raise cursor.refused(Reason.NOT_A_LIST)
+    cursor.expect("[", Reason.NOT_A_LIST)
     detections: list[Detection] = []
     for _ in cursor.items("]", Reason.NOT_A_LIST):
         if len(detections) == MAX_BOXES:
@@ -125,8 +198,7 @@ def _detections(cursor: Cursor) -> tuple[Detection, ...]:
 
 
 def _detection(cursor: Cursor) -> Detection:
-    if not cursor.accept("{"):
-        raise cursor.refused(Reason.NOT_A_LIST)
+    cursor.expect("{", Reason.NOT_A_LIST)
     box: Box | None = None
     confidence: float | None = None
     for _ in cursor.items("}", Reason.NOT_A_LIST):
@@ -135,8 +207,7 @@ def _detection(cursor: Cursor) -> Detection:
         if key not in ("Position", "Confidence") or repeated:
             raise cursor.refused(Reason.BAD_KEYS)
         cursor.take()
-        if not cursor.accept(":"):
-            raise cursor.refused(Reason.BAD_KEYS)
+        cursor.expect(":", Reason.BAD_KEYS)
         if key == "Position":
             box = _position(cursor)
         else:
@@ -165,8 +236,7 @@ def _confidence(cursor: Cursor) -> float:
 
 def _position(cursor: Cursor) -> Box:
     start = cursor.start
-    if not cursor.accept("["):
-        raise cursor.refused(Reason.BAD_BOX)
+    cursor.expect("[", Reason.BAD_BOX)
     corners: list[float] = []
     for _ in cursor.items("]", Reason.BAD_BOX):
         if len(corners) == 4:
@@ -174,6 +244,11 @@ def _position(cursor: Cursor) -> Box:
         corners.append(_number(cursor, Reason.BAD_BOX))
     if len(corners) != 4:
         raise cursor.refused(Reason.BAD_BOX, start)
+    return _box(cursor, corners, start)
+
+
+def _box(cursor: Cursor, corners: Sequence[float], start: int) -> Box:
+    """Four numbers read from `start` on as a box, if they are one."""
     x1, y1, x2, y2 = corners
     if min(corners) < 0 or max(corners) > 1000:
         raise cursor.refused(Reason.OUT_OF_FRAME, start)

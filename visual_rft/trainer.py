@@ -10,8 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from math import inf
-from typing import Protocol
+from math import inf, isfinite
 
 import torch
 from torch import Tensor
@@ -24,7 +23,9 @@ from visual_rft.measurements import Stopwatch, batch_metrics, logprob_gap, mean_
 from visual_rft.models.policy import Policy, TokenScores
 from visual_rft.models.processor import Processor
 from visual_rft.rollout.generate import Limits
+from visual_rft.seeding import Role, stream
 from visual_rft.sources.stream import step_examples
+from visual_rft.tasks.task import Task
 from visual_rft.vocabulary import Batch, Example, Group, Reward
 
 
@@ -37,7 +38,8 @@ class Advantage(StrEnum):
 
 @dataclass
 class AlgorithmOptions(LossOptions):
-    """The mathematics of a run. Lengths are in tokens, the end token included."""
+    """The mathematics of a run. Lengths are in tokens, the end token included. A step whose gradient is not finite is skipped; after
+    `max_bad_steps` of them in a row the run stops."""
 
     group_size: int = 8
     temperature: float = 1.0
@@ -46,6 +48,7 @@ class AlgorithmOptions(LossOptions):
     advantage: Advantage = Advantage.group
     max_grad_norm: float = 1.0
     weight_decay: float = 0.0
+    max_bad_steps: int = 3
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,22 +60,17 @@ class AlgorithmOptions(LossOptions):
             raise ValueError(f"algorithm.max_grad_norm={self.max_grad_norm}: must be positive; .inf clips nothing")
         if not 0 <= self.weight_decay < inf:
             raise ValueError(f"algorithm.weight_decay={self.weight_decay}: must be 0 or a positive number")
-        for name in ("max_completion_tokens", "updates_per_batch"):
+        for name in ("max_completion_tokens", "updates_per_batch", "max_bad_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"algorithm.{name}={getattr(self, name)}: must be at least 1")
 
 
-class Scoring(Protocol):
-    """What the loop asks of a task."""
-
-    def reward(self, text: str, example: Example) -> Reward: ...
-
-    def total(self, reward: Reward) -> float: ...
-
-
 @dataclass(frozen=True)
 class Step:
-    """One finished step (`number` counts from 1): its metrics by name, and everything that was sampled and how it was judged."""
+    """One finished step (`number` counts from 1): its metrics by name, and everything that was sampled and how it was judged.
+
+    `skipped` says why the weights stayed as they were; None when they moved, as they should.
+    """
 
     number: int
     metrics: dict[str, float]
@@ -80,20 +78,42 @@ class Step:
     rewards_PG: list[list[Reward]]
     totals_PG: Tensor
     advantages_PG: Tensor
+    skipped: str | None
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one optimizer step measured, and the examples of micro-batches whose loss was not finite: with any, or with a gradient that is not
+    finite, the weights stayed as they were."""
+
+    metrics: dict[str, float]
+    unsound: list[str]
+
+    def fault(self) -> str | None:
+        """Why the weights stayed as they were; None when they moved."""
+        norm, kl = self.metrics["policy/grad_norm"], self.metrics.get("loss/kl", 0.0)
+        if isfinite(norm):
+            return None
+        where = f"the loss of {', '.join(self.unsound[:4])} is not finite" if self.unsound else f"the gradient's norm is {norm}"
+        return f"{where} (KL {kl:.2g} nats, rate {self.metrics['policy/lr']:.2g})"
 
 
 class Trainer:
     """The policy, its optimizer and its reference. `run()` yields the steps one by one."""
 
     def __init__(
-        self, policy: Policy, reference: Policy | None, processor: Processor, task: Scoring, algorithm: AlgorithmOptions, hardware: HardwareOptions
+        self, policy: Policy, reference: Policy | None, processor: Processor, task: Task, algorithm: AlgorithmOptions, hardware: HardwareOptions
     ) -> None:
         self.policy, self.reference, self.processor, self.task = policy, reference, processor, task
         self.algorithm, self.hardware = algorithm, hardware
         self.optimizer = torch.optim.AdamW(policy.parameters(), weight_decay=algorithm.weight_decay)
 
     def run(self, examples: Sequence[Example], *, steps: int, prompts_per_step: int, learning_rate: float, seed: int) -> Iterator[Step]:
-        """`steps` steps over the training examples; the learning rate falls linearly to zero. Everything follows from the seed."""
+        """`steps` steps over the training examples; the learning rate falls linearly to zero. Everything follows from the seed.
+
+        A step whose loss or gradient is not finite leaves the weights alone. Raises ValueError after `max_bad_steps` of them in a row.
+        """
+        skipped_in_all = skipped_in_a_row = 0
         for step in range(steps):
             watch = Stopwatch()
             questions = step_examples(examples, step=step, prompts_per_step=prompts_per_step, seed=seed)
@@ -107,8 +127,17 @@ class Trainer:
                 batches = self.pack(groups, advantages_PG)
             with watch.stage("update"):
                 updates = [self.update(batches, learning_rate * (1 - step / steps)) for _ in range(self.algorithm.updates_per_batch)]
-            metrics = mean_metrics(updates) | batch_metrics(groups, rewards_PG, totals_PG) | watch.metrics(groups)
-            yield Step(step + 1, metrics, groups, rewards_PG, totals_PG, advantages_PG)
+            fault = next((fault for update in updates if (fault := update.fault())), None)
+            skipped_in_a_row = skipped_in_a_row + 1 if fault else 0
+            skipped_in_all += bool(fault)
+            metrics = mean_metrics([update.metrics for update in updates]) | {"policy/skipped_steps": skipped_in_all}
+            metrics |= batch_metrics(groups, rewards_PG, totals_PG) | watch.metrics(groups)
+            yield Step(step + 1, metrics, groups, rewards_PG, totals_PG, advantages_PG, fault)
+            if skipped_in_a_row == self.algorithm.max_bad_steps:
+                raise ValueError(
+                    f"algorithm.max_bad_steps={skipped_in_a_row}: as many steps in a row were skipped, up to step {step + 1}: {fault}; "
+                    "ask for a smaller model.learning_rate or a greater algorithm.kl.coefficient"
+                )
 
     def sample(self, questions: Sequence[Example], seed: tuple[int, int]) -> list[Group]:
         """A group of completions of each question from the policy as it is."""
@@ -118,7 +147,7 @@ class Trainer:
     def advantages(self, totals_PG: Tensor, seed: tuple[int, int]) -> Tensor:
         """Advantages_PG of the rewards, by the algorithm's rule."""
         if self.algorithm.advantage is Advantage.shuffled:
-            return shuffled_group_advantages(totals_PG, generator=torch.Generator().manual_seed(seed[0] * 1_000_003 + seed[1]))
+            return shuffled_group_advantages(totals_PG, generator=torch.Generator().manual_seed(int(stream(Role.SHUFFLE, *seed).integers(2**62))))
         return group_advantages(totals_PG)
 
     @torch.no_grad()
@@ -132,14 +161,14 @@ class Trainer:
             batches.append(Batch(part, advantages_PG[first : first + size].flatten().to(self.policy.device).float(), old_BT, reference_BT))
         return batches
 
-    def update(self, batches: Sequence[Batch], learning_rate: float) -> dict[str, float]:
+    def update(self, batches: Sequence[Batch], learning_rate: float) -> Update:
         """One optimizer step on the whole batch: gradients of the micro-batches add up to that of the batch."""
         completions = [c for batch in batches for group in batch.groups for c in group.completions]
         by_sequence = self.algorithm.aggregation is Aggregation.sequence
         total = len(completions) if by_sequence else sum(len(c.tokens_T) for c in completions)
         self.optimizer.zero_grad()
         summed: dict[str, float] = defaultdict(float)
-        gap = 0.0
+        gap, unsound = 0.0, []
         for batch in batches:
             scores = self.scores(self.policy, batch.groups)
             loss, metrics = policy_loss(
@@ -152,19 +181,18 @@ class Trainer:
                 total=total,
             )
             loss.backward()
+            unsound += [] if loss.isfinite() else [group.example.id for group in batch.groups]
             metrics["policy/entropy"] = aggregate(scores.entropy_BT, mask_BT=scores.mask_BT, aggregation=self.algorithm.aggregation, total=total)
             for name, value in metrics.items():
                 summed[name] += value.item()
             gap = max(gap, logprob_gap(scores, batch.groups))
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.algorithm.max_grad_norm)
-        if not norm.isfinite():
-            raise ValueError(
-                f"model.learning_rate: the gradient is not finite at rate {learning_rate:.2g}, so the run has diverged; ask for a smaller one"
-            )
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = learning_rate
-        self.optimizer.step()
-        return {**summed, "policy/grad_norm": norm.item(), "policy/lr": learning_rate, "rollout/trainer_logprob_gap": gap}
+        if norm.isfinite():
+            self.optimizer.step()
+        measured = {**summed, "policy/grad_norm": norm.item(), "policy/lr": learning_rate, "rollout/trainer_logprob_gap": gap}
+        return Update(measured, unsound)
 
     def scores(self, policy: Policy, groups: Sequence[Group]) -> TokenScores:
         """Logprobs of every completion of `groups` under a policy, at the sampling temperature."""

@@ -6,9 +6,10 @@ Axes, everywhere in the package: P prompts a step, G completions a prompt, B = P
 S prompt tokens, H hidden width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any, ClassVar
 
 import torch
 from PIL.Image import Image
@@ -35,6 +36,9 @@ class Reason(StrEnum):
     ZERO_AREA = "zero_area"  # x2 = x1 or y2 = y1
     BAD_CONFIDENCE = "bad_confidence"  # not a number in 0..1
     TOO_MANY_BOXES = "too_many_boxes"  # more boxes than any scene holds
+    NOT_A_NAME = "not_a_name"  # a classification answer that is no short name: several lines, or longer than any name
+    NOT_A_BOX = "not_a_box"  # a grounding answer that is not (x1,y1),(x2,y2)
+    SEVERAL_BOXES = "several_boxes"  # a grounding answer with more than one box
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,21 @@ class Annotation:
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """An image and all of its labelled objects; `id` is unique in its source."""
+    """An image, opened when it is looked at, its labelled objects, and the instructions one can give about them; `id` is unique in its source."""
 
     id: int
-    image: Image
+    open: Callable[[], Image]
     annotations: tuple[Annotation, ...]
+    instructions: tuple["Instruction", ...] = ()
+
+    @property
+    def image(self) -> Image:
+        return self.open()
+
+    @property
+    def shown(self) -> set[str]:
+        """The categories of its objects."""
+        return {annotation.category for annotation in self.annotations}
 
 
 @dataclass(frozen=True)
@@ -63,10 +77,78 @@ class Detection:
 
 
 @dataclass(frozen=True)
+class Instruction:
+    """Words that point at one object of an image without naming it, the object's (x, y, width, height) in pixels, and the sort of words they are."""
+
+    text: str
+    bbox_xywh: Box
+    sort: str
+
+
+@dataclass(frozen=True)
 class DetectionAnswer:
     """A parsed detection answer; no detections means the model said `No Objects`."""
 
     detections: tuple[Detection, ...]
+
+    @property
+    def boxes(self) -> tuple[Box, ...]:
+        return tuple(d.box for d in self.detections)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What is written beside each box."""
+        return tuple(f"{d.confidence:.2f}" for d in self.detections)
+
+    @property
+    def plain(self) -> list[dict[str, Any]]:
+        return [{"Position": list(d.box), "Confidence": d.confidence} for d in self.detections]
+
+    def __str__(self) -> str:
+        return "" if self.detections else "No Objects"
+
+
+@dataclass(frozen=True)
+class ClassAnswer:
+    """A parsed classification answer: the name as it was said."""
+
+    name: str
+
+    boxes: ClassVar[tuple[Box, ...]] = ()
+    labels: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def plain(self) -> str:
+        return self.name
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class GroundingAnswer:
+    """A parsed grounding answer: one box, corners in norm1000."""
+
+    box: Box
+
+    @property
+    def boxes(self) -> tuple[Box, ...]:
+        return (self.box,)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return ("",)
+
+    @property
+    def plain(self) -> list[float]:
+        return list(self.box)
+
+    def __str__(self) -> str:
+        return ""
+
+
+# What every answer has: `boxes` in norm1000 and a label for each; as str the words that no box says; `plain`, all of it for JSON.
+Answer = DetectionAnswer | ClassAnswer | GroundingAnswer
 
 
 @dataclass(frozen=True)
@@ -83,26 +165,71 @@ class DetectionTruth:
 
     boxes: tuple[Box, ...]
 
+    def __str__(self) -> str:
+        return "" if self.boxes else "No Objects"
+
+
+@dataclass(frozen=True)
+class ClassTruth:
+    """The name of the class an image shows."""
+
+    name: str
+
+    boxes: ClassVar[tuple[Box, ...]] = ()
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class GroundingTruth:
+    """The one box an instruction means, in norm1000."""
+
+    box: Box
+
+    @property
+    def boxes(self) -> tuple[Box, ...]:
+        return (self.box,)
+
+    def __str__(self) -> str:
+        return ""
+
+
+Truth = DetectionTruth | ClassTruth | GroundingTruth
+
 
 @dataclass(frozen=True)
 class Reward:
     """What a completion earned: every part by name, unweighted, and either the parsed answer or the refusal (`paper` may have neither)."""
 
     parts: Mapping[str, float]
-    answer: DetectionAnswer | None
+    answer: Answer | None
     refusal: Refusal | None
 
 
 @dataclass(frozen=True)
 class Example:
-    """One question about one image, with the truth that scores its answers. `id` is unique in its split."""
+    """One question about one image, with the truth that scores its answers. `id` is unique in its split.
+
+    `subject` is what the question is about: the category to find, the instruction to follow; empty where the image alone says it.
+    """
 
     id: str
     image_id: int
     image: Image
-    category: str
+    subject: str
     question: str
-    truth: DetectionTruth
+    truth: Truth
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the answers to a task's test questions are worth, 0..100: `values` by name, the task's own metric first; that metric by category, where
+    it has categories; how many answers were refused, by reason."""
+
+    values: Mapping[str, float]
+    by_category: Mapping[str, float]
+    refusals: Mapping[Reason, int]
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,12 @@ class Family(StrEnum):
 
 @dataclass
 class RewardOptions:
-    """A box counts as found above `iou_threshold`. `weights` names the parts that do not weigh 1; a part at 0 is logged and not paid."""
+    """`weights` names the parts that do not weigh 1; a part at 0 is logged and not paid."""
 
     family: Family = Family.strict
-    iou_threshold: float = 0.5
     weights: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.iou_threshold < 1:
-            raise ValueError(f"rewards.iou_threshold={self.iou_threshold}: must be at least 0 and below 1")
         for name, weight in self.weights.items():
             if not isfinite(weight):
                 raise ValueError(f"rewards.weights.{name}={weight}: must be a finite number")

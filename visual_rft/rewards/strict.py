@@ -1,14 +1,14 @@
-"""The default rewards: the published ones with every hole closed (`paper.py` keeps them open; `tests/test_rewards.py` shows each).
+"""The default rewards: the published ones with every hole closed (`paper.py` keeps them open; `tests/test_rewards*.py` show each).
 
-Axes: N predicted boxes, M true ones.
+A refused answer earns 0 in every part. Axes: N predicted boxes, M true ones.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from visual_rft.boxes import iou_matrix, match
-from visual_rft.parsing import parse_detection
-from visual_rft.vocabulary import Box, Detection, DetectionTruth, Refusal, Reward
+from visual_rft.parsing import NO_ALIASES, canonical_name, parse_classification, parse_detection, parse_grounding
+from visual_rft.vocabulary import Box, ClassTruth, Detection, DetectionTruth, GroundingTruth, Refusal, Reward
 
 
 def detection(text: str, truth: DetectionTruth, *, iou_threshold: float = 0.5) -> Reward:
@@ -27,6 +27,35 @@ def detection(text: str, truth: DetectionTruth, *, iou_threshold: float = 0.5) -
         return Reward({"iou": 0.0, "confidence": 0.0, "format": 0.0}, None, answer)
     iou, confidence = _iou_and_confidence(answer.detections, truth.boxes, iou_threshold)
     return Reward({"iou": iou, "confidence": confidence, "format": 1.0}, answer, None)
+
+
+def classification(text: str, truth: ClassTruth, *, aliases: Mapping[str, str] = NO_ALIASES) -> Reward:
+    """Score a classification answer; the parts:
+
+    accuracy  1 if the name means the true class: equal to its name once both are normalised and their aliases resolved, else 0
+    format    1 for an answer that parses
+
+    `aliases` as in `parsing.canonical_name`.
+    """
+    answer = parse_classification(text)
+    if isinstance(answer, Refusal):
+        return Reward({"accuracy": 0.0, "format": 0.0}, None, answer)
+    right = canonical_name(answer.name, aliases) == canonical_name(truth.name, aliases)
+    return Reward({"accuracy": float(right), "format": 1.0}, answer, None)
+
+
+def grounding(text: str, truth: GroundingTruth) -> Reward:
+    """Score a grounding answer; the parts:
+
+    iou     IoU with the true box, in 0..1: the metric itself, where GIoU would pay for a miss as well
+    format  1 for an answer that parses
+
+    ValueError on a true box without area.
+    """
+    answer = parse_grounding(text)
+    if isinstance(answer, Refusal):
+        return Reward({"iou": 0.0, "format": 0.0}, None, answer)
+    return Reward({"iou": float(iou_matrix([answer.box], [truth.box])[0, 0]), "format": 1.0}, answer, None)
 
 
 def _iou_and_confidence(detections: Sequence[Detection], boxes: Sequence[Box], iou_threshold: float) -> tuple[float, float]:

@@ -4,6 +4,7 @@ The 1,797 8×8 digits of scikit-learn (UCI, Alpaydin & Kaynak 1998) are split on
 seen in base training, few-shot tuning or validation is met again in the test. A scene is a pure function of (seed, split, index).
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -13,11 +14,15 @@ from numpy.random import Generator, default_rng
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from visual_rft.vocabulary import AnnotatedImage, Annotation, Box
+from visual_rft.sources.options import DataOptions
+from visual_rft.vocabulary import AnnotatedImage, Annotation, Box, Instruction
 
 CATEGORIES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 CANVAS = 64  # pixels a side
+COUNTS = {1: 0.45, 2: 0.4, 3: 0.15}  # how many digits a scene holds, and how often
+DIGITS = (min(COUNTS), max(COUNTS))
 SIZES = (18, 34)  # pixels a side of one digit's cell, upper bound excluded
+CLEAR = 5  # pixels between two centers that make one digit "the leftmost"
 INK = 0.35  # a pixel belongs to the digit when its stroke covers this share of it
 
 
@@ -34,21 +39,59 @@ POOL_SIZES = {Split.BASE: 1000, Split.TRAIN: 350, Split.VALIDATION: 100, Split.T
 
 
 @dataclass
-class DigitOptions:
-    """`images` scenes to draw the few shots from, `test_images` scenes to test on: always the same ones."""
+class DigitOptions(DataOptions):
+    """`train_images` scenes to draw the few shots from, `test_images` scenes to test on, which are always the same ones; digits a scene holds."""
 
-    images: int
+    train_images: int
     test_images: int
+    fewest_digits: int
+    most_digits: int
 
     def __post_init__(self) -> None:
-        for name in ("images", "test_images"):
+        for name in ("train_images", "test_images"):
             if getattr(self, name) < 1:
-                raise ValueError(f"task.source.{name}={getattr(self, name)}: must be at least 1")
+                raise ValueError(f"data.{name}={getattr(self, name)}: must be at least 1")
+        least, most = DIGITS
+        if not least <= self.fewest_digits <= self.most_digits <= most:
+            raise ValueError(f"data.fewest_digits={self.fewest_digits}, data.most_digits={self.most_digits}: must rise, from {least} to {most}")
 
 
-def scenes(split: Split, count: int, *, seed: int, start: int = 0) -> list[AnnotatedImage]:
-    """`count` scenes of a split, from index `start` on; equal arguments give equal pixels. Ids are the indices."""
-    return [_scene(split, index, seed) for index in range(start, start + count)]
+def scenes(split: Split, count: int, *, seed: int, start: int = 0, digits: tuple[int, int] = DIGITS) -> list[AnnotatedImage]:
+    """`count` scenes of a split, from index `start` on, of `digits` = (fewest, most) digits each; now and then there is room for fewer.
+
+    Equal arguments give equal pixels. Ids are the indices.
+    """
+    return [_scene(split, index, seed, digits) for index in range(start, start + count)]
+
+
+def instructions(annotations: Sequence[Annotation]) -> list[Instruction]:
+    """Everything one can ask to point at among some digits without naming it; each means exactly one of them, by a clear margin."""
+    shown = [(a, CATEGORIES.index(a.category)) for a in annotations]
+    found: list[Instruction] = []
+    for annotation, value in shown:
+        if [v for _, v in shown].count(value) == 1:
+            sums = [(a, value - a) for a in range(value + 1)]
+            found += [Instruction(f"the digit that is {CATEGORIES[a]} plus {CATEGORIES[b]}", annotation.bbox_xywh, "sum") for a, b in sums]
+    found += [Instruction(f"the {word} digit", box, "place") for word, box in _outermost([a for a, _ in shown])]
+    for parity, word in enumerate(("even", "odd")):
+        alike = [a for a, v in shown if v % 2 == parity]
+        found += [Instruction(f"the {place} {word} digit", box, "parity") for place, box in _outermost(alike)]
+    ranked = sorted(shown, key=lambda pair: pair[1])
+    if len(ranked) > 1 and ranked[-1][1] > ranked[-2][1]:
+        found.append(Instruction("the digit of the greatest value", ranked[-1][0].bbox_xywh, "value"))
+    if len(ranked) > 1 and ranked[0][1] < ranked[1][1]:
+        found.append(Instruction("the digit of the least value", ranked[0][0].bbox_xywh, "value"))
+    return found
+
+
+def _outermost(annotations: Sequence[Annotation]) -> Iterator[tuple[str, Box]]:
+    """The leftmost, rightmost, topmost and lowest of some digits, by their centers, where one is clearly so."""
+    boxes = [a.bbox_xywh for a in annotations]
+    for word, axis, sign in (("leftmost", 0, 1), ("rightmost", 0, -1), ("topmost", 1, 1), ("lowest", 1, -1)):
+        ranked = sorted(boxes, key=lambda box: sign * (box[axis] + box[axis + 2] / 2))
+        centers = [sign * (box[axis] + box[axis + 2] / 2) for box in ranked]
+        if ranked and (len(ranked) == 1 or centers[1] - centers[0] > CLEAR):
+            yield word, ranked[0]
 
 
 @cache
@@ -61,18 +104,20 @@ def pool(split: Split) -> tuple[np.ndarray, np.ndarray]:
     return data.images[chosen] / 16.0, data.target[chosen]
 
 
-def _scene(split: Split, index: int, seed: int) -> AnnotatedImage:
+def _scene(split: Split, index: int, seed: int, digits: tuple[int, int]) -> AnnotatedImage:
     rng = default_rng([seed, list(Split).index(split), index])
     canvas = _background(rng)
     annotations: list[Annotation] = []
-    wanted = rng.choice([1, 2, 3], p=[0.45, 0.4, 0.15])
-    for _ in range(wanted):
+    counts = range(digits[0], digits[1] + 1)
+    shares = np.array([COUNTS[count] for count in counts])
+    for _ in range(rng.choice(counts, p=shares / shares.sum())):
         placed = _place(rng, split, annotations)
         if placed is not None:
             alpha, (left, top), annotation = placed
             _paint(canvas, alpha, left, top, rng)
             annotations.append(annotation)
-    return AnnotatedImage(id=index, image=Image.fromarray(canvas.round().astype(np.uint8)), annotations=tuple(annotations))
+    image = Image.fromarray(canvas.round().astype(np.uint8))
+    return AnnotatedImage(id=index, open=lambda: image, annotations=tuple(annotations), instructions=tuple(instructions(annotations)))
 
 
 def _background(rng: Generator) -> np.ndarray:

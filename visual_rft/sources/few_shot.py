@@ -1,34 +1,40 @@
 """k-shot splits: a few images a category, drawn by a seed, with a fingerprint that tells whether two runs saw the same data."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from numpy.random import Generator
 
-from visual_rft.vocabulary import AnnotatedImage, Example
+from visual_rft.vocabulary import Example
+
+# Which image, by its index, is asked about which category.
+Pairs = list[tuple[int, str]]
 
 
-def k_shot(
-    images: Sequence[AnnotatedImage], categories: Sequence[str], *, shots: int, negatives: float, rng: Generator
-) -> list[tuple[AnnotatedImage, str]]:
-    """(image, category) pairs: `shots` images for each category, no image twice, and `negatives` times as many pairs whose category is absent.
+def k_shot(shown: Sequence[Collection[str]], categories: Sequence[str], *, shots: int, rng: Generator) -> Pairs:
+    """`shots` images for each category, no image twice, of images that show the categories `shown`.
 
     Raises ValueError when there are fewer images than are asked for.
     """
-    free = [images[i] for i in rng.permutation(len(images))]
-    pairs: list[tuple[AnnotatedImage, str]] = []
+    free = [int(i) for i in rng.permutation(len(shown))]
+    pairs: Pairs = []
     for category in categories:
-        chosen = [image for image in free if category in _shown(image)][:shots]
+        chosen = [i for i in free if category in shown[i]][:shots]
         if len(chosen) < shots:
             raise ValueError(f"task.shots={shots}: only {len(chosen)} unused images show '{category}'; ask for at most {len(chosen)} shots")
-        taken = {image.id for image in chosen}
-        free = [image for image in free if image.id not in taken]
-        pairs += [(image, category) for image in chosen]
-    wanted = round(negatives * len(pairs))
-    candidates = [image for image in free if set(categories) - _shown(image)][:wanted]
-    if len(candidates) < wanted:
-        raise ValueError(f"task.negatives: {wanted} images without some category are wanted and {len(candidates)} are left; ask for fewer")
-    return pairs + [(image, str(rng.choice(sorted(set(categories) - _shown(image))))) for image in candidates]
+        free = [i for i in free if i not in chosen]
+        pairs += [(i, category) for i in chosen]
+    return pairs
+
+
+def absent(shown: Sequence[Collection[str]], categories: Sequence[str], taken: Pairs, *, share: float, rng: Generator) -> Pairs:
+    """`share` times as many further pairs as `taken`, of other images, whose category is not shown. Raises ValueError when images run out."""
+    used = {i for i, _ in taken}
+    wanted = round(share * len(taken))
+    others = [int(i) for i in rng.permutation(len(shown)) if i not in used and set(categories) - set(shown[i])][:wanted]
+    if len(others) < wanted:
+        raise ValueError(f"task.negatives: {wanted} images without some category are wanted and {len(others)} are left; ask for fewer")
+    return [(i, str(rng.choice(sorted(set(categories) - set(shown[i]))))) for i in others]
 
 
 def fingerprint(examples: Iterable[Example]) -> str:
@@ -38,7 +44,3 @@ def fingerprint(examples: Iterable[Example]) -> str:
         digest.update(repr((example.id, example.question, example.truth, example.image.mode, example.image.size)).encode())
         digest.update(example.image.tobytes())
     return digest.hexdigest()
-
-
-def _shown(image: AnnotatedImage) -> set[str]:
-    return {annotation.category for annotation in image.annotations}

@@ -1,25 +1,26 @@
 """Detection: one category asked in one image, answered by a list of boxes or `No Objects`.
 
-Axes: P examples, G completions an example, N boxes.
+Axes: P examples, N boxes.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from math import inf
 
-import numpy as np
-
-from visual_rft.boxes import pixels_to_norm1000, xywh_to_xyxy
-from visual_rft.metrics.detection import DetectionMetrics, ScoredQuery, detection_metrics
+from visual_rft.boxes import xywh_pixels_to_norm1000
+from visual_rft.metrics.detection import ScoredQuery, detection_metrics
 from visual_rft.parsing import parse_detection
 from visual_rft.rewards import paper, strict
 from visual_rft.rewards.options import Family, RewardOptions, weigh
-from visual_rft.vocabulary import AnnotatedImage, Box, Detection, DetectionTruth, Example, Reward
+from visual_rft.tasks.task import Task, TaskOptions
+from visual_rft.tasks.wording import ASKED
+from visual_rft.vocabulary import AnnotatedImage, DetectionAnswer, DetectionTruth, Example, Refusal, Scores
 
 QUESTION = (
-    "Find every {category} in the image. Think first inside <think> </think>, then answer inside <answer> </answer> with a list such as "
-    "[{{'Position': [left, top, right, bottom], 'Confidence': 0.95}}], in thousandths of the width and the height, or with No Objects."
+    f"Find every {{category}} in the image. {ASKED} a list such as [{{{{'Position': [left, top, right, bottom], 'Confidence': 0.95}}}}], "
+    "in thousandths of the width and the height, or with No Objects."
 )
 
 
@@ -31,60 +32,72 @@ class Present(StrEnum):
 
 
 @dataclass
-class DetectionOptions:
-    """`shots` images a category are trained on; `negatives` is the share of further questions about a category that is not in the image."""
+class DetectionOptions(TaskOptions):
+    """Shots are images a category. `categories` are tested; those of `novel` are never trained on (open vocabulary). `negatives` is the share of
+    further training questions about a category that is not in the image. A box counts as found, in the rewards, above `iou_threshold`."""
 
-    name: str
-    shots: int
+    categories: list[str]
+    novel: list[str]
     negatives: float
     present: Present
+    iou_threshold: float
 
     def __post_init__(self) -> None:
-        if self.shots < 1:
-            raise ValueError(f"task.shots={self.shots}: must be at least 1")
+        super().__post_init__()
         if not 0 <= self.negatives < inf:
             raise ValueError(f"task.negatives={self.negatives}: must be 0 or a positive number")
+        if not 0 <= self.iou_threshold < 1:
+            raise ValueError(f"task.iou_threshold={self.iou_threshold}: must be at least 0 and below 1")
+        if not self.categories or len(set(self.categories)) < len(self.categories):
+            raise ValueError("task.categories: must be names, each once")
+        for name in self.novel:
+            if name not in self.categories:
+                raise ValueError(f"task.novel: '{name}' is not among task.categories, {', '.join(self.categories)}")
+        if not self.base:
+            raise ValueError("task.novel: leaves no category to train on; take some out")
+
+    @property
+    def base(self) -> list[str]:
+        """The categories that are trained on."""
+        return [name for name in self.categories if name not in self.novel]
 
 
-class DetectionTask:
-    """Rewards and metrics of detection answers."""
+def task(options: DetectionOptions, rewards: RewardOptions) -> Task:
+    """Detection as a task."""
+    score = {Family.strict: strict.detection, Family.paper: paper.detection}[rewards.family]
+    return Task(
+        parse=parse_detection,
+        score=partial(score, iou_threshold=options.iou_threshold),
+        truth=lambda answer: DetectionTruth(answer.boxes),
+        measure=partial(measure, categories=options.categories, novel=options.novel),
+        weights=weigh(("iou", "confidence", "format"), rewards.weights),
+    )
 
-    def __init__(self, categories: Sequence[str], rewards: RewardOptions) -> None:
-        self.categories = categories
-        self._family: Callable[..., Reward] = {Family.strict: strict.detection, Family.paper: paper.detection}[rewards.family]
-        self._iou_threshold = rewards.iou_threshold
-        self._weights = weigh(("iou", "confidence", "format"), rewards.weights)
 
-    def reward(self, text: str, example: Example) -> Reward:
-        """Every part a completion earned."""
-        return self._family(text, example.truth, iou_threshold=self._iou_threshold)
-
-    def total(self, reward: Reward) -> float:
-        """The weighted sum of the parts: what GRPO sees."""
-        return sum(self._weights[name] * value for name, value in reward.parts.items())
-
-    def evaluate(self, examples: Sequence[Example], texts: Sequence[str]) -> DetectionMetrics:
-        """Metrics of one answer to each example; what cannot be parsed counts as missed."""
-        queries = [
-            ScoredQuery(e.image_id, e.category, e.image.width, e.image.height, e.truth.boxes, parse_detection(text))
-            for e, text in zip(examples, texts, strict=True)
-        ]
-        return detection_metrics(queries, self.categories)
+def measure(examples: Sequence[Example], answers: Sequence[DetectionAnswer | Refusal], *, categories: Sequence[str], novel: Sequence[str]) -> Scores:
+    """COCO AP over all categories; where some are novel, over those (the task's metric) and over the others as well."""
+    queries = [
+        ScoredQuery(e.image_id, e.subject, e.image.width, e.image.height, e.truth.boxes, answer) for e, answer in zip(examples, answers, strict=True)
+    ]
+    m = detection_metrics(queries, categories)
+    parts = {"AP novel": [m.ap_by_category[c] for c in m.ap_by_category if c in novel]}
+    parts["AP base"] = [m.ap_by_category[c] for c in m.ap_by_category if c not in novel]
+    split = {name: sum(values) / max(len(values), 1) for name, values in parts.items()} if novel else {}
+    values = {"AP": m.ap, "AP50": m.ap50, "AP75": m.ap75, "mean IoU": m.mean_iou, "well-formed": m.well_formed}
+    return Scores(split | values, m.ap_by_category, m.refusals)
 
 
 def example(image: AnnotatedImage, category: str) -> Example:
     """The question whether and where `category` is in `image`, with its truth in norm1000."""
-    width, height = image.image.size
+    pixels = image.image
     boxes = [a.bbox_xywh for a in image.annotations if a.category == category]
-    corners_N4 = pixels_to_norm1000(xywh_to_xyxy(np.asarray(boxes, dtype=float).reshape(-1, 4)), width=width, height=height)
-    truth = tuple((float(x1), float(y1), float(x2), float(y2)) for x1, y1, x2, y2 in corners_N4)
     return Example(
         id=f"{image.id}/{category}",
         image_id=image.id,
-        image=image.image,
-        category=category,
+        image=pixels,
+        subject=category,
         question=QUESTION.format(category=category),
-        truth=DetectionTruth(truth),
+        truth=DetectionTruth(xywh_pixels_to_norm1000(boxes, width=pixels.width, height=pixels.height)),
     )
 
 
@@ -96,19 +109,3 @@ def questions(images: Iterable[AnnotatedImage], categories: Sequence[str], prese
         for category in categories
         if present is Present.all or any(a.category == category for a in image.annotations)
     ]
-
-
-def render(detections: Sequence[Detection], thinking: str) -> str:
-    """The completion that says `detections`: what supervised tuning teaches. The inverse of `parse_detection`, thinking apart."""
-    listed = ", ".join(f"{{'Position': [{', '.join(f'{v:.0f}' for v in d.box)}], 'Confidence': {d.confidence:.2f}}}" for d in detections)
-    return f"<think> {thinking} </think> <answer> {f'[{listed}]' if detections else 'No Objects'} </answer>"
-
-
-def thinking(category: str, boxes: Sequence[Box]) -> str:
-    """The short reasoning that the embedded base model is taught: roughly where each object is, in the order of the answer."""
-    places = [f"{_third(y1 + y2, ('top', 'middle', 'bottom'))} {_third(x1 + x2, ('left', 'center', 'right'))}" for x1, y1, x2, y2 in boxes]
-    return f"{category}: {', '.join(places) or 'none'}."
-
-
-def _third(doubled_center: float, names: tuple[str, str, str]) -> str:
-    return names[min(int(doubled_center * 3 / 2000), 2)]

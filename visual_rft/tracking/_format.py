@@ -2,13 +2,15 @@
 
 import math
 
-# name, before, after, change; None or NaN where there is no number.
-Row = tuple[str, float | None, float | None, float | None]
-
 
 def number(value: float | None, form: str = ".2f") -> str:
     """`value` in the format `form`, or `-` where there is no finite number."""
     return "-" if value is None or not math.isfinite(value) else format(value, form)
+
+
+def difference(before: float | None, after: float | None) -> float | None:
+    """after - before, or None where one is missing."""
+    return None if before is None or after is None else after - before
 
 
 def duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Inline SVG for the report: a curve of numbers, and boxes over an image. Axes: N boxes."""
+"""Inline SVG for the reports: curves of numbers, and boxes over an image. Axes: N boxes."""
 
 import base64
 import io
@@ -14,30 +14,38 @@ from visual_rft.boxes import norm1000_to_pixels
 from visual_rft.tracking._format import number
 from visual_rft.vocabulary import Box
 
+Points = Sequence[tuple[int, float | None]]  # step, value
+
 CURVE_WIDTH, CURVE_HEIGHT, SIDE, MARGIN = 320, 130, 4, 22
 PICTURE_SIDE = 320  # user units of a picture's longer side, so that strokes and labels look alike at every image size
 INLINED_PIXELS = 640  # longer side of an inlined image: bounds the file, and is twice the size shown
 
 
-def curve_svg(name: str, points: Sequence[tuple[int, float | None]]) -> str:
-    """One series over steps, with its least and greatest value and its first and last step. None and NaN break the line."""
-    spans = [list(span) for finite, span in groupby(points, _is_finite) if finite]
-    steps, values = [step for span in spans for step, _ in span], [value for span in spans for _, value in span if value is not None]
+def curve_svg(name: str, points: Points) -> str:
+    """One series over steps, with its least, greatest and last value and its first and last step. None and NaN break the line."""
+    return curves_svg(name, [("", points)])
+
+
+def curves_svg(name: str, series: Sequence[tuple[str, Points]]) -> str:
+    """Several series over the same axes, the last on top, each a line of its CSS class."""
+    spans = [(kind, list(span)) for kind, points in series for finite, span in groupby(points, _is_finite) if finite]
+    steps, values = [step for _, span in spans for step, _ in span], [value for _, span in spans for _, value in span if value is not None]
     if not values:
         return f"<figure><figcaption>{escape(name)}</figcaption><p>no finite value</p></figure>"
-    low, high = min(values), max(values)
+    first, last, low, high = min(steps), max(steps), min(values), max(values)
     left, right, top, bottom = SIDE, CURVE_WIDTH - SIDE, MARGIN, CURVE_HEIGHT - MARGIN
-    x_unit, y_unit = (right - left) / ((steps[-1] - steps[0]) or 1), (bottom - top) / ((high - low) or 1)
-    places = iter(f"{left + (step - steps[0]) * x_unit:.1f},{bottom - (value - low) * y_unit:.1f}" for step, value in zip(steps, values, strict=True))
+    x_unit, y_unit = (right - left) / ((last - first) or 1), (bottom - top) / ((high - low) or 1)
+    places = iter(f"{left + (step - first) * x_unit:.1f},{bottom - (value - low) * y_unit:.1f}" for step, value in zip(steps, values, strict=True))
+    drawn = [(kind, [next(places) for _ in span]) for kind, span in spans]
     # A line of length zero with round caps is a dot: a lone point stays visible.
-    drawn = [[next(places) for _ in span] for span in spans]
-    lines = "".join(f'<polyline points="{" ".join(span if len(span) > 1 else span * 2)}"/>' for span in drawn)
+    lines = "".join(f'<polyline class="{kind}" points="{" ".join(span if len(span) > 1 else span * 2)}"/>' for kind, span in drawn)
+    latest = f" <b>{number(values[-1], '.4g')}</b>" if len(series) == 1 else ""
     return (
-        f"<figure><figcaption>{escape(name)} <b>{number(values[-1], '.4g')}</b></figcaption>"
+        f"<figure><figcaption>{escape(name)}{latest}</figcaption>"
         f'<svg class="curve" viewBox="0 0 {CURVE_WIDTH} {CURVE_HEIGHT}" role="img" aria-label="{escape(name)}">'
         f'<path d="M{left} {top}H{right}M{left} {bottom}H{right}"/>{lines}'
         f'<text x="{left}" y="{top - 6}">{number(high, ".4g")}</text><text x="{left}" y="{bottom + 12}">{number(low, ".4g")}</text>'
-        f'<text x="{right}" y="{bottom + 12}" text-anchor="end">step {steps[0]} to {steps[-1]}</text></svg></figure>'
+        f'<text x="{right}" y="{bottom + 12}" text-anchor="end">step {first} to {last}</text></svg></figure>'
     )
 
 
@@ -71,10 +79,15 @@ def picture_again_svg(image: Image, picture_id: str, boxes: str) -> str:
 
 
 def boxes_svg(boxes_N: Sequence[Box], labels_N: Sequence[str], *, kind: str, width: int, height: int) -> str:
-    """A rectangle of CSS class `kind` for each norm1000 box, in a frame of `width` × `height`, with its label at the top left corner."""
+    """A rectangle of CSS class `kind` for each norm1000 box, in a frame of `width` × `height`, with its label at a top corner."""
     corners_N4 = norm1000_to_pixels(np.array(boxes_N, dtype=np.float64).reshape(-1, 4), width=width, height=height)
     return "".join(
         f'<rect class="{kind}" x="{x1:.1f}" y="{y1:.1f}" width="{x2 - x1:.1f}" height="{y2 - y1:.1f}"/>'
-        + (f'<text class="{kind}" x="{x1 + 2:.1f}" y="{max(y1 - 4, 13):.1f}">{escape(label)}</text>' if label else "")
+        # The label runs towards the middle, where the frame has room for it.
+        + (f'<text class="{kind}" {_beside(x1, x2, width)} y="{max(y1 - 4, 13):.1f}">{escape(label)}</text>' if label else "")
         for (x1, y1, x2, y2), label in zip(corners_N4, labels_N, strict=True)
     )
+
+
+def _beside(x1: float, x2: float, width: int) -> str:
+    return f'x="{x1 + 2:.1f}"' if x1 + x2 <= width else f'x="{x2 - 2:.1f}" text-anchor="end"'

@@ -5,13 +5,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TextIO
+from pathlib import Path
+from typing import Any, TextIO
 
 from rich.console import Console as Terminal
 from rich.live import Live
 from rich.text import Text
 
-from visual_rft.tracking._format import Row, duration, number
+from visual_rft.tracking._format import difference, duration, number
 
 COLUMNS = 80
 PLAIN_EVERY_SECONDS = 10.0
@@ -77,7 +78,8 @@ class Console:
             nonlocal done
             done += count
             self._stage = (name, done, total, begin)
-            self._update(last=False)
+            if done < total:  # the last line comes when the stage is left
+                self._update(last=False)
 
         try:
             yield advance
@@ -121,10 +123,25 @@ class Console:
         return self.final_seconds + (current + (end - begin) / (last - first) * (ahead - 1) if ahead > 0 else 0.0)
 
 
-def results_table(rows: Sequence[Row]) -> None:
-    """Print (name, before, after, change) rows on stdout as aligned plain text, two decimals, `-` where there is no number."""
-    cells = [("", "before", "after", "change")]
-    cells += [(name, number(before), number(after), number(change, "+.2f")) for name, before, after, change in rows]
-    widths = [max(len(row[column]) for row in cells) for column in range(4)]
-    for name, *numbers in cells:
-        print("  ".join([name.ljust(widths[0]), *(text.rjust(width) for text, width in zip(numbers, widths[1:], strict=True))]))
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print on stdout as aligned plain text: the first column to the left, all others to the right."""
+    cells = [head, *rows]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
+    for name, *others in cells:
+        print("  ".join([name.ljust(widths[0]), *(text.rjust(width) for text, width in zip(others, widths[1:], strict=True))]).rstrip())
+
+
+def score_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """(name, before, after, change) of every score of a run's `summary.json`, the task's metric first, `-` where there is no number."""
+    before, after = (summary[f"evaluation_{when}"] for when in ("before", "after"))
+    return [
+        (name, number(old), number(after[name]), number(difference(old, after[name]), "+.2f"))
+        for name, old in before.items()
+        if not isinstance(old, Mapping)
+    ]
+
+
+def sweep_row(folder: Path, summary: Mapping[str, Any]) -> tuple[str, ...]:
+    """(job, metric, before, after, change, seconds) of one job of a sweep."""
+    before, after = summary["before"], summary["after"]
+    return (folder.name, summary["metric"], number(before), number(after), number(difference(before, after), "+.2f"), f"{summary['seconds']:.0f}")

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from visual_rft.vocabulary import DetectionAnswer, Group, Reward
+from visual_rft.vocabulary import Example, Group, Reward
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,29 @@ class RunFolder:
         assert "step" not in metrics, "step is the first argument"
         self._append("metrics.jsonl", [{"step": step} | {key: float(metrics[key]) for key in sorted(metrics)}])
 
+    def write_answers(self, name: str, examples: Sequence[Example], texts: Sequence[str]) -> None:
+        """The completions of one evaluation -> `answers_<name>.jsonl`, one line a question."""
+        lines = (_json({"example": e.id, "completion": text}) for e, text in zip(examples, texts, strict=True))
+        write_atomically(self.path / f"answers_{name}.jsonl", "".join(line + "\n" for line in lines))
+
     def log_rollouts(self, step: int, records: Iterable[Mapping[str, Any]]) -> None:
         """Append one line a record (see `rollout_records`), `step` first; non-finite numbers become null."""
         self._append("rollouts.jsonl", [{"step": step, **record} for record in records])
+
+    def save_skipped(self, step: int, groups: Sequence[Group], advantages_PG: torch.Tensor) -> Path:
+        """The batch of a step that was skipped -> `skipped/step_<N>.pt`, which `torch.load(…, weights_only=True)` reads. Returns the file."""
+        folder = self.path / "skipped"
+        folder.mkdir(exist_ok=True)
+        batch = {
+            "examples": [group.example.id for group in groups],
+            "questions": [group.example.question for group in groups],
+            "tokens_PG_T": [[c.tokens_T for c in group.completions] for group in groups],
+            "logprobs_PG_T": [[c.logprobs_T for c in group.completions] for group in groups],
+            "advantages_PG": advantages_PG,
+        }
+        file = folder / f"step_{step:06d}.pt"
+        torch.save(batch, file)
+        return file
 
     def _append(self, name: str, records: Iterable[Mapping[str, Any]]) -> None:
         # One unbuffered write: an interrupt falls before or after it, so no line is ever left in two halves.
@@ -103,14 +123,14 @@ def rollout_records(
 ) -> list[dict[str, Any]]:
     """The step's P·G completions as JSON-ready dictionaries, prompt by prompt.
 
-    `answer` is a list of `{"Position": norm1000 corners, "Confidence": c}` (empty: `No Objects`), or None; `refused` is the reason, or None.
+    `answer` is as its kind says itself (`vocabulary.Answer.plain`; boxes in norm1000), or None; `refused` is the reason, or None.
     """
     return [
         {
             "step": step,
             "example": group.example.id,
             "completion": completion.text,
-            "answer": _answer(reward.answer),
+            "answer": reward.answer.plain if reward.answer else None,
             "refused": reward.refusal and str(reward.refusal.reason),
             "rewards": dict(reward.parts),
             "reward": float(total),
@@ -150,10 +170,6 @@ def _git(folder: Path) -> dict[str, Any] | None:
         return {"revision": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _answer(answer: DetectionAnswer | None) -> list[dict[str, Any]] | None:
-    return None if answer is None else [{"Position": list(item.box), "Confidence": item.confidence} for item in answer.detections]
 
 
 def _json(value: Any, indent: int | None = None) -> str:

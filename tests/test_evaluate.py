@@ -1,0 +1,269 @@
+"""Evaluating a model, or a file of predictions: `pytest tests/test_evaluate.py`."""
+
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from knobs import unread_keys
+from omegaconf import OmegaConf
+
+from visual_rft import train, workload
+from visual_rft.config import keys
+from visual_rft.evaluate import EvaluateConfig, given, main, newest_checkpoint
+from visual_rft.models.loading import folder
+from visual_rft.rewards.options import RewardOptions
+from visual_rft.sources.digits import CATEGORIES, DigitOptions
+from visual_rft.sources.jsonl import read_text
+from visual_rft.sources.predictions import coco_results
+from visual_rft.tasks.classification import ClassificationOptions
+from visual_rft.tasks.detection import DetectionOptions, Present
+from visual_rft.vocabulary import Example
+from visual_rft.workload import SCHEMAS
+
+Captured = pytest.CaptureFixture[str]
+
+ROOT = Path(__file__).parents[1]
+IMAGES = 6
+SMALL = f"data.test_images={IMAGES}"
+OPTIONS = DetectionOptions("fsod_digits", 1, 0, list(CATEGORIES), [], 0.0, Present.ground_truth, 0.5)
+TASK = workload.task(OPTIONS, RewardOptions())
+TRAIN = [SMALL, "steps=2", "prompts_per_step=2", "algorithm.group_size=4", "task.shots=1", "checkpoint.every=1"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("trained")
+    assert train.main([*TRAIN, f"hydra.run.dir={path}"]) == 0
+    return path
+
+
+@pytest.fixture(scope="module")
+def asked() -> list[Example]:
+    """What `SMALL` asks."""
+    return workload.test_questions(OPTIONS, DigitOptions(1, IMAGES, 1, 3))
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "summary.json").read_text()))
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def write(file: Path, content: list[Any]) -> Path:
+    file.write_text("".join(json.dumps(one) + "\n" for one in content) if file.suffix == ".jsonl" else json.dumps(content))
+    return file
+
+
+def test_a_checkpoint_is_worth_what_its_run_says(trained: Path, tmp_path: Path, capfd: Captured) -> None:
+    assert main([SMALL, f"model.path={trained}/checkpoints/step_000002", f"hydra.run.dir={tmp_path / 'e'}"]) == 0
+    out, err = capfd.readouterr()
+    run, evaluation = summary(trained), summary(tmp_path / "e")
+    assert evaluation["value"] == run["after"] and evaluation["evaluation"] == run["evaluation_after"]
+    assert (tmp_path / "e/answers_evaluation.jsonl").read_bytes() == (trained / "answers_after.jsonl").read_bytes()
+    assert {file.name for file in (tmp_path / "e").iterdir()} == {
+        "config.yaml",
+        "environment.json",
+        "answers_evaluation.jsonl",
+        "summary.json",
+        "report.html",
+    }
+    assert (evaluation["task"], evaluation["model"], evaluation["metric"]) == ("fsod_digits", "tiny", "AP")
+    assert OmegaConf.load(tmp_path / "e/config.yaml").data.test_images == IMAGES
+    here, there = (json.loads((path / "environment.json").read_text())["data"] for path in (tmp_path / "e", trained))
+    assert here["test"] == there["test"]
+    assert [row.split()[0] for row in out.splitlines()] == ["fsod_digits,", "score", "AP", "AP50", "AP75", "mean", "well-formed", "run"]
+    assert "evaluate" in err and "evaluate" not in out.rpartition("run folder")[0]
+
+
+def test_the_embedded_model_is_worth_what_a_run_says_of_it_before(trained: Path, tmp_path: Path) -> None:
+    assert main([SMALL, f"hydra.run.dir={tmp_path / 'e'}"]) == 0
+    assert summary(tmp_path / "e")["evaluation"] == summary(trained)["evaluation_before"]
+
+
+def test_a_run_stands_for_its_newest_checkpoint(trained: Path, tmp_path: Path) -> None:
+    assert newest_checkpoint(trained).name == "step_000002"
+    assert main([SMALL, f"run={trained}", f"hydra.run.dir={tmp_path / 'e'}"]) == 0
+    assert summary(tmp_path / "e")["path"] == str(trained / "checkpoints/step_000002")
+    for step in (999_999, 1_000_000):
+        (tmp_path / f"checkpoints/step_{step:06d}").mkdir(parents=True)
+    assert newest_checkpoint(tmp_path).name == "step_1000000"
+
+
+def test_answers_in_a_file_are_worth_the_same_in_any_order(trained: Path, tmp_path: Path) -> None:
+    answers = lines(trained / "answers_after.jsonl")
+    shuffled = write(tmp_path / "shuffled.jsonl", random.Random(0).sample(answers, len(answers)))
+    for name, file in (("as written", trained / "answers_after.jsonl"), ("shuffled", shuffled)):
+        assert main([SMALL, f"predictions={file}", f"hydra.run.dir={tmp_path / name}"]) == 0
+        assert summary(tmp_path / name)["evaluation"] == summary(trained)["evaluation_after"]
+        assert (tmp_path / name / "answers_evaluation.jsonl").read_bytes() == (trained / "answers_after.jsonl").read_bytes()
+        assert (tmp_path / name / "report.html").stat().st_size > 1000
+
+
+def as_coco(questions: list[Example], boxes: dict[str, list[tuple[tuple[float, ...], float]]], by_name: bool) -> list[dict[str, Any]]:
+    """COCO results, by hand: norm1000 corners to x, y, width, height in pixels."""
+    rows = []
+    for question in questions:
+        for (x1, y1, x2, y2), score in boxes[question.id]:
+            width, height = (side / 1000 for side in question.image.size)
+            what = {"category": question.subject} if by_name else {"category_id": CATEGORIES.index(question.subject) + 1}
+            bbox = [x1 * width, y1 * height, (x2 - x1) * width, (y2 - y1) * height]
+            rows.append({"image_id": question.image_id, **what, "bbox": bbox, "score": score})
+    return rows
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_the_boxes_of_answers_are_worth_the_same_as_coco_results(by_name: bool, trained: Path, asked: list[Example], tmp_path: Path) -> None:
+    said = {line["example"]: TASK.parse(line["completion"]) for line in lines(trained / "answers_after.jsonl")}
+    boxes = {name: [(found.box, found.confidence) for found in answer.detections] for name, answer in said.items()}  # type: ignore[union-attr]
+    rows = as_coco(asked, boxes, by_name)
+    file = write(tmp_path / "results.json", random.Random(0).sample(rows, len(rows)))
+    assert main([SMALL, f"predictions={file}", f"hydra.run.dir={tmp_path / 'e'}"]) == 0
+    ours, theirs = summary(tmp_path / "e")["evaluation"], summary(trained)["evaluation_after"]
+    assert {name: ours[name] for name in ours if isinstance(ours[name], float)} == pytest.approx(
+        {name: theirs[name] for name in theirs if isinstance(theirs[name], float)}
+    )
+    assert not (tmp_path / "e/answers_evaluation.jsonl").exists()
+
+
+def test_the_truth_as_predictions_is_perfect_and_none_is_worth_nothing(asked: list[Example], tmp_path: Path) -> None:
+    truth = {e.id: [(box, 1.0) for box in e.truth.boxes] for e in asked}
+    for name, boxes, score in (("truth", truth, 100), ("none", {key: [] for key in truth}, 0)):
+        file = write(tmp_path / f"{name}.json", as_coco(asked, boxes, by_name=True))
+        assert main([SMALL, "task.present=all", f"predictions={file}", f"hydra.run.dir={tmp_path / name}"]) == 0
+        assert summary(tmp_path / name)["value"] == pytest.approx(score)
+        assert summary(tmp_path / name)["questions"] == IMAGES * len(CATEGORIES)
+
+
+def test_coco_results_keep_their_fractions_and_what_lies_outside_the_image(asked: list[Example]) -> None:
+    question = asked[0]
+    row = {"image_id": question.image_id, "category": question.subject, "bbox": [-6.4, 0.064, 12.8, 70], "score": 1}
+    first, *others = coco_results("f", json.dumps([row]), asked, CATEGORIES)
+    assert first.detections[0].box == pytest.approx((-100, 1, 100, 1 + 70 / 64 * 1000)) and all(not other.detections for other in others)
+
+
+@pytest.mark.parametrize("task", ["ovd_digits", "cls_digits", "grounding_digits"])
+def test_every_task_is_evaluated(task: str, tmp_path: Path) -> None:
+    assert main([f"task={task}", SMALL, f"hydra.run.dir={tmp_path / 'e'}"]) == 0
+    again = [f"task={task}", SMALL, f"predictions={tmp_path / 'e/answers_evaluation.jsonl'}", f"hydra.run.dir={tmp_path / 'again'}"]
+    assert main(again) == 0
+    assert summary(tmp_path / "again")["evaluation"] == summary(tmp_path / "e")["evaluation"]
+
+
+def test_a_sweep_ends_in_one_table(trained: Path, tmp_path: Path, capfd: Captured) -> None:
+    assert main(["-m", SMALL, "seed=0,1", f"predictions={trained / 'answers_after.jsonl'}", f"hydra.sweep.dir={tmp_path}"]) == 0
+    out = capfd.readouterr().out.splitlines()
+    assert out[0].split() == ["job", "metric", "score"] and len(out) == 4
+
+
+GOOD = {"image_id": 0, "category": "five", "bbox": [1, 2, 3, 4], "score": 0.5}
+ANSWER = {"example": "0/five", "completion": "x"}
+BAD_FILES = {
+    "not JSON": ("p.json", '[{"image_id": 0', "p.json: not JSON ("),
+    "a whole COCO file": ("p.json", '{"annotations": []}', "p.json, line 1: no key `example`; write {"),
+    "not rows": ("p.json", [GOOD, [1]], "p.json, row 2: not an object; write [{"),
+    "unknown image": ("p.json", [GOOD, GOOD | {"image_id": 99}], "p.json, row 2: image_id 99 is no image of this evaluation"),
+    "image as text": ("p.json", [GOOD | {"image_id": "0"}], "p.json, row 1: image_id '0' is no image"),
+    "no image": ("p.json", [{"category": "five"}], "p.json, row 1: image_id missing is no image"),
+    "unknown category": ("p.json", [GOOD | {"category": "cat"}], "p.json, row 1: category 'cat': must be one of task.categories: zero, one"),
+    "category of another kind": ("p.json", [GOOD | {"category": ["five"]}], "p.json, row 1: category ['five']: must be one of"),
+    "category not asked": (
+        "p.json",
+        [GOOD, GOOD | {"category": "zero"}],
+        "p.json, row 2: image 0 is not asked about 'zero'; leave the row",
+    ),
+    "category number": ("p.json", [{"image_id": 0, "category_id": 11}], "p.json, row 1: category_id 11: must be 1 to 10"),
+    "category true": ("p.json", [{"image_id": 0, "category_id": True}], "p.json, row 1: category_id True: must be 1 to 10"),
+    "category twice": ("p.json", [GOOD | {"category_id": 6}], "p.json, row 1: needs one of `category`, a name, and `category_id`, 1 to 10"),
+    "no category": ("p.json", [{"image_id": 0}], "p.json, row 1: needs one of `category`"),
+    "three numbers": ("p.json", [GOOD | {"bbox": [1, 2, 3]}], "p.json, row 1: bbox [1, 2, 3]: must be four finite numbers"),
+    "no box": ("p.json", [{"image_id": 0, "category": "five"}], "p.json, row 1: bbox missing: must be four finite numbers"),
+    "a corner that is text": ("p.json", [GOOD | {"bbox": [1, 2, 3, "4"]}], "p.json, row 1: bbox [1, 2, 3, '4']: must be four"),
+    "NaN": ("p.json", '[{"image_id": 0, "category": "five", "bbox": [NaN, 0, 1, 1]}]', "p.json: not JSON (NaN is no number of JSON)"),
+    "infinite": ("p.json", '[{"image_id": 0, "category": "five", "bbox": [1e999, 0, 1, 1]}]', "p.json: not JSON (Out of range float"),
+    "huge": ("p.json", [GOOD | {"bbox": [1e300, 0, 1e300, 1]}], "p.json, row 1: bbox [1e+300, 0, 1e+300, 1]: must be four finite numbers"),
+    "no area": ("p.json", [GOOD | {"bbox": [1, 2, 0, 4]}], "p.json, row 1: bbox [1, 2, 0, 4]: has no area; its width and height must be positive"),
+    "inverted": ("p.json", [GOOD | {"bbox": [9, 9, -3, -4]}], "p.json, row 1: bbox [9, 9, -3, -4]: has no area"),
+    "score": ("p.json", [GOOD | {"score": 1.5}], "p.json, row 1: score 1.5: must be a number from 0 to 1"),
+    "no score": ("p.json", [{k: v for k, v in GOOD.items() if k != "score"}], "p.json, row 1: score missing: must be"),
+    "unknown example": ("p.jsonl", [ANSWER, ANSWER | {"example": "0/zero"}], "p.jsonl, line 2: example '0/zero' is no question of this evaluation"),
+    "answered twice": ("p.jsonl", [ANSWER, ANSWER], "p.jsonl, line 2: example '0/five' is answered a second time; keep one"),
+    "missing": ("p.jsonl", [ANSWER], "questions have no answer, '0/seven' first; answer every question"),
+    "broken line": ("p.jsonl", json.dumps(ANSWER) + '\n{"example": "0/', "p.jsonl, line 2: not JSON ("),
+    "no completion": ("p.jsonl", [{"example": "0/five"}], "p.jsonl, line 1: no key `completion`; write {"),
+    "empty": ("p.jsonl", "", "p.jsonl: empty; give"),
+    "not UTF-8": ("p.jsonl", "\udcff", "p.jsonl, line 1: not UTF-8 (byte 0xff)"),
+}
+BAD_KEYS = {
+    "absent file": (["predictions=absent.json"], "absent.json: No such file or directory; name a file that can be read"),
+    "both": (["predictions=x.json", "run=y"], "run and predictions: two to evaluate; give one of them"),
+    "absent run": (["run=no/run"], "run=no/run: no such folder; name the folder of a run that has saved one, or a model folder, model.path=…"),
+    "run without checkpoint": (["run=."], "run=.: no checkpoint in it; name the folder of a run that has saved one"),
+    "absent checkpoint": (["model.path=/not/there"], "model.path=/not/there: no config.json in /not/there"),
+    "a folder with a run in it": (["hydra.run.dir=taken"], "taken already holds a run (summary.json); choose another hydra.run.dir"),
+    "unwritable folder": (["hydra.run.dir=/proc/x"], "/proc/x: No such file or directory; name a folder that can be written"),
+    "unknown task": (["task=nope"], "task=nope: no such option; there is cls_digits"),
+    "unknown key": (["prediction=x"], "prediction: no such key; did you mean predictions?"),
+    "pictures": (["report_images=-1"], "report_images=-1: must be 0 or a positive number"),
+    "no data": (
+        ["task=fsod_coco", "data.root=nowhere"],
+        "data.test_annotations: nowhere/annotations/instances_val2017.json: No such",
+    ),
+}
+
+
+def refused(said: str, capfd: Captured, *argv: str) -> None:
+    """One line on stderr, nothing on stdout, nothing new in this folder."""
+    before = sorted(Path.cwd().rglob("*"))
+    assert main(["data.test_images=2", "hydra.run.dir=e", *argv]) == 2
+    out, err = capfd.readouterr()
+    assert out == "" and said in err and err.count("\n") == 1
+    assert sorted(Path.cwd().rglob("*")) == before
+
+
+@pytest.mark.parametrize("case", BAD_KEYS)
+def test_bad_input_is_one_line_and_leaves_nothing(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Captured) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken/summary.json").touch()
+    argv, said = BAD_KEYS[case]
+    refused(said, capfd, *argv)
+
+
+@pytest.mark.parametrize("case", ["unknown image", "missing"])
+def test_a_bad_file_of_predictions_leaves_nothing(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Captured) -> None:
+    monkeypatch.chdir(tmp_path)
+    name, content, said = BAD_FILES[case]
+    assert isinstance(content, list)
+    refused(said, capfd, f"predictions={write(Path(name), content)}")
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_a_file_of_predictions_is_refused_by_file_and_row(case: str, asked: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    name, content, said = BAD_FILES[case]
+    Path(name).write_bytes(content.encode("utf-8", "surrogateescape")) if isinstance(content, str) else write(Path(name), content)
+    with pytest.raises(ValueError) as refusal:
+        given(TASK, OPTIONS, name, read_text(name), asked)
+    assert said in str(refusal.value) and str(refusal.value).startswith(name)
+
+
+def test_boxes_are_no_answer_to_another_task(asked: list[Example]) -> None:
+    options = ClassificationOptions("cls_digits", 1, 0, list(CATEGORIES), "digit")
+    with pytest.raises(ValueError, match=r"predictions=p\.json: a list, as COCO results are, and cls_digits is no detection task; give lines"):
+        given(workload.task(options, RewardOptions()), options, "p.json", "[]", asked)
+
+
+def test_a_damaged_checkpoint_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Captured) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(folder("embedded:tiny"), "checkpoints/step_000001")
+    Path("checkpoints/step_000001/model.safetensors").write_bytes(b"cut")
+    refused("model.path=checkpoints/step_000001: checkpoints/step_000001 is no readable Qwen2-VL folder", capfd, "run=.")
+
+
+def test_every_knob_is_read() -> None:
+    assert unread_keys(keys(EvaluateConfig, SCHEMAS), ROOT / "visual_rft") == []

@@ -1,0 +1,382 @@
+"""The loggers never stop a run, and show what the run folder holds: `pytest tests/test_loggers.py`.
+
+A fake stands for wandb where it must fail in a chosen way; the real one writes offline into the test's own folder. No network.
+"""
+
+import errno
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import wandb
+from omegaconf import OmegaConf
+from PIL import Image
+
+from visual_rft.boxes import iou_matrix
+from visual_rft.config import conf_folder
+from visual_rft.tracking import wandb_logger
+from visual_rft.tracking.loggers import Logger, LoggerOptions, NoLogger, WandbOptions, open_logger
+from visual_rft.tracking.pictures import Picture
+from visual_rft.vocabulary import ClassAnswer, ClassTruth, Detection, DetectionAnswer, DetectionTruth, GroundingAnswer, Reason, Refusal
+
+METRICS = {"reward/mean": 0.1 + 0.2, "loss/kl": 1e-17, "refused/no_think": 0.0}
+RECORDS = [
+    {
+        "step": 1,
+        "example": f"question {i}",
+        "completion": f"a\nb\ud800{i}",
+        "answer": None,
+        "refused": refused,
+        "rewards": {"iou": i + 0.5, "confidence": i + 0.25, "format": i + 0.125},
+        "reward": i / 4,
+        "advantage": -float(i),
+        "finished": True,
+        "tokens": 3,
+    }
+    for i, refused in enumerate([None, "no_think"])
+]
+TRUTH = ((100.0, 200.0, 500.0, 1000.0), (600.0, 0.0, 1000.0, 100.0))
+FOUND = DetectionAnswer((Detection((100.0, 200.0, 500.0, 600.0), 0.75), Detection((0.0, 0.0, 1.0, 1.0), 0.5)))
+PICTURES = [
+    Picture(Image.new("RGB", (64, 48)), "where?\ud800", DetectionTruth(TRUTH), {"before": Refusal(Reason.NO_THINK), "after": FOUND}, {}),
+    Picture(Image.new("RGB", (32, 16)), "what?", ClassTruth("seven"), {"before": ClassAnswer("six"), "after": DetectionAnswer(())}, {}),
+]
+SUMMARY = {"metric": "AP", "before": 1.0, "after": 2.0, "evaluation_after": {"AP": 2.0, "refused": {}}}
+FULL_DISK = OSError(errno.ENOSPC, "No space left on device")
+DEAD_NETWORK = ConnectionError("connection refused\nand a second line")
+
+
+@pytest.fixture(autouse=True)
+def _at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing of the user's wandb is read, nothing is written outside the test's folder, and each test starts a new session."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_BASE_URL", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("HOME", "WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.setattr(logging, "raiseExceptions", logging.raiseExceptions)
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
+def options(rollouts_every: int = 1) -> WandbOptions:
+    return WandbOptions(report_images=2, project="project", group="group", rollouts_every=rollouts_every)
+
+
+def opened(folder: Path, rollouts_every: int = 1) -> Logger:
+    return open_logger(options(rollouts_every), folder=folder, name="name", config={"steps": 2})
+
+
+def a_whole_run(logger: Logger) -> None:
+    for step in (1, 2):
+        logger.log_metrics(step, METRICS)
+        logger.log_rollouts(step, RECORDS)
+    logger.log_gallery(2, PICTURES)
+    logger.finish(SUMMARY)
+
+
+class FakeWandb:
+    """What `wandb_logger` uses of wandb. `fails` maps the name of a call to what it raises."""
+
+    def __init__(self, *, mode: str = "online", key: bool = True, fails: dict[str, BaseException] | None = None) -> None:
+        self.fails, self.key = fails or {}, key
+        self.modes: list[str | None] = []
+        self.rows: list[dict[str, Any]] = []
+        self.run: object | None = None
+        self.session = SimpleNamespace(settings=SimpleNamespace(mode=mode))
+        self.said: dict[str, Any] = {}
+        self.metrics: list[tuple[str, dict[str, Any]]] = []
+
+    def raise_if(self, name: str) -> None:
+        if name in self.fails:
+            raise self.fails[name]
+
+    def Settings(self, **settings: Any) -> dict[str, Any]:
+        return settings
+
+    def setup(self, settings: dict[str, Any]) -> SimpleNamespace:
+        return self.session
+
+    def login(self, *, prompt: bool, verify: bool) -> bool:
+        assert not prompt and not verify, "a run asks nobody, and wandb.init finds out whether the server answers"
+        self.raise_if("login")
+        return self.key
+
+    def init(self, *, mode: str | None, **said: Any) -> SimpleNamespace:
+        self.modes.append(mode)
+        self.raise_if(f"init {mode}")
+        self.said = said
+        folder = Path(said["dir"]) / "wandb" / "run-1"
+        return SimpleNamespace(
+            url=None if mode == "offline" else "https://host/run",
+            dir=str(folder / "files"),
+            log=self.log,
+            summary=SimpleNamespace(update=lambda summary: self.raise_if("summary")),
+            finish=lambda: self.raise_if("finish"),
+            define_metric=lambda name, **how: self.metrics.append((name, how)),
+        )
+
+    def log(self, row: dict[str, Any]) -> None:
+        self.raise_if("log")
+        self.rows.append(row)
+
+    def finish(self, exit_code: int) -> None:
+        self.run = None
+
+    def Table(self, **table: Any) -> dict[str, Any]:
+        self.raise_if("Table")
+        return table
+
+    def Image(self, image: Image.Image, **layers: Any) -> dict[str, Any]:
+        self.raise_if("Image")
+        return layers
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeWandb]:
+    def install(**how: Any) -> FakeWandb:
+        module = FakeWandb(**how)
+        monkeypatch.setattr(wandb_logger, "wandb", module)
+        return module
+
+    return install
+
+
+# --- options ---
+
+
+@pytest.mark.parametrize(("name", "schema"), [("none", LoggerOptions), ("wandb", WandbOptions)])
+def test_conf_gives_every_option_and_no_other(name: str, schema: type[LoggerOptions]) -> None:
+    given = OmegaConf.load(conf_folder("train") / "logger" / f"{name}.yaml")
+    given.pop("defaults", None)
+    assert set(given) == {field.name for field in fields(schema)}
+    schema(**given)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "key"),
+    [
+        ({"report_images": -1}, "logger.report_images=-1"),
+        ({"rollouts_every": -1}, "logger.rollouts_every=-1"),
+        ({"project": ""}, "logger.project="),
+        ({"project": "a/b"}, "logger.project=a/b"),
+        ({"project": "a" * 129}, "logger.project=aaa"),
+    ],
+)
+def test_an_impossible_option_is_refused_with_its_key(wrong: dict[str, Any], key: str) -> None:
+    with pytest.raises(ValueError, match=key):
+        WandbOptions(**{"report_images": 0, "project": "p", "group": None, "rollouts_every": 0, **wrong})
+
+
+# --- none ---
+
+
+def test_none_says_and_writes_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    logger = open_logger(LoggerOptions(report_images=2), folder=folder, name="name", config={})
+    a_whole_run(logger)
+    assert list(folder.iterdir()) == [] and capfd.readouterr() == ("", "")
+
+
+def test_none_does_not_import_wandb() -> None:
+    code = (
+        "import sys; from pathlib import Path; from visual_rft.tracking.loggers import LoggerOptions, open_logger;"
+        "open_logger(LoggerOptions(0), folder=Path('.'), name='', config={}).finish({});"
+        "sys.exit('wandb' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --- what is shown ---
+
+
+def test_metrics_keep_their_names_and_stand_over_the_step(tmp_path: Path, fake: Callable[..., FakeWandb]) -> None:
+    module = fake()
+    logger = opened(tmp_path)
+    logger.log_metrics(7, METRICS)
+    assert module.rows == [{"step": 7, **METRICS}]
+    assert ("*", {"step_metric": "step"}) in module.metrics
+    assert {key: module.said[key] for key in ("project", "group", "name", "config")} == {
+        "project": "project", "group": "group", "name": "name", "config": {"steps": 2},
+    }  # fmt: skip
+
+
+def test_rollouts_are_a_row_each_with_every_reward_part(tmp_path: Path, fake: Callable[..., FakeWandb]) -> None:
+    module = fake()
+    opened(tmp_path).log_rollouts(3, RECORDS)
+    (row,) = module.rows
+    table = row["rollouts"]
+    assert table["columns"] == ["step", "example", "completion", "refused", "reward/iou", "reward/confidence", "reward/format", "reward", "advantage"]
+    assert table["data"] == [
+        [3, "question 0", "a\nb&#55296;0", "", 0.5, 0.25, 0.125, 0.0, -0.0],
+        [3, "question 1", "a\nb&#55296;1", "no_think", 1.5, 1.25, 1.125, 0.25, -1.0],
+    ]
+
+
+@pytest.mark.parametrize(("every", "shown"), [(0, []), (1, [1, 2, 3, 4, 5, 6]), (3, [3, 6])])
+def test_rollouts_are_shown_as_often_as_asked(tmp_path: Path, fake: Callable[..., FakeWandb], every: int, shown: list[int]) -> None:
+    module = fake()
+    logger = opened(tmp_path, every)
+    for step in range(1, 7):
+        logger.log_rollouts(step, RECORDS)
+        logger.log_rollouts(step, [])
+    assert [row["step"] for row in module.rows] == shown
+
+
+def test_a_picture_has_a_layer_an_answer_whose_boxes_say_iou_and_confidence(tmp_path: Path, fake: Callable[..., FakeWandb]) -> None:
+    module = fake()
+    opened(tmp_path).log_gallery(5, PICTURES)
+    (row,) = module.rows
+    assert list(row) == ["step", "gallery/000", "gallery/001"]
+    layers = row["gallery/000"]["boxes"]
+    assert list(layers) == ["truth", "after"], "a refusal has no boxes"
+
+    for name, boxes in (("truth", TRUTH), ("after", FOUND.boxes)):
+        corners = [[box["position"][key] * 1000 for key in ("minX", "minY", "maxX", "maxY")] for box in layers[name]["box_data"]]
+        assert [pytest.approx(list(box)) for box in boxes] == corners
+        assert list(layers[name]["class_labels"].values()) == [name]
+        assert {box["class_id"] for box in layers[name]["box_data"]} == set(layers[name]["class_labels"])
+    assert layers["truth"]["class_labels"].keys().isdisjoint(layers["after"]["class_labels"]), "else both have one colour"
+
+    best = iou_matrix(FOUND.boxes, TRUTH).max(axis=1)
+    assert [box["scores"]["IoU"] for box in layers["after"]["box_data"]] == list(best) == [0.5, 0.0]
+    assert [box["box_caption"] for box in layers["after"]["box_data"]] == ["0.75 IoU 0.50", "0.50 IoU 0.00"]
+
+
+def test_the_words_of_a_picture_are_its_caption(tmp_path: Path, fake: Callable[..., FakeWandb]) -> None:
+    module = fake()
+    opened(tmp_path).log_gallery(5, PICTURES)
+    assert module.rows[0]["gallery/000"]["caption"] == "where?&#55296;\nbefore: refused, no_think"
+    assert module.rows[0]["gallery/001"]["caption"] == "what?\ntruth: seven\nbefore: six\nafter: No Objects"
+
+
+def test_boxes_where_there_are_none_overlap_nothing(tmp_path: Path, fake: Callable[..., FakeWandb]) -> None:
+    module = fake()
+    box = (0.0, 0.0, 9.0, 9.0)
+    opened(tmp_path).log_gallery(0, [Picture(Image.new("RGB", (8, 8)), "", DetectionTruth(()), {"answer": GroundingAnswer(box)}, {})])
+    (drawn,) = module.rows[0]["gallery/000"]["boxes"]["answer"]["box_data"]
+    assert drawn["box_caption"] == "IoU 0.00", "a grounding answer has no confidence"
+
+
+# --- a run goes on whatever happens ---
+
+
+@pytest.mark.parametrize("error", [FULL_DISK, DEAD_NETWORK, RuntimeError()])
+@pytest.mark.parametrize(("call", "lost"), [("log", 5), ("Table", 2), ("Image", 1), ("summary", 1), ("finish", 1)])
+def test_a_call_that_fails_is_one_line_and_a_count(
+    tmp_path: Path, fake: Callable[..., FakeWandb], capfd: pytest.CaptureFixture[str], call: str, lost: int, error: Exception
+) -> None:
+    fake(fails={call: error})
+    logger = opened(tmp_path)
+    capfd.readouterr()
+    a_whole_run(logger)
+    out, err = capfd.readouterr()
+    warning, count = err.splitlines()
+    reason = str(error).partition("\n")[0] or "RuntimeError"
+    assert out == "" and warning.startswith(f"wandb: {reason}; the run goes on") and f"wandb sync {tmp_path}/wandb/run-1" in warning
+    assert count == f"wandb: at least {lost} of 7 entries were lost; {tmp_path} holds all of them"
+
+
+def test_an_interruption_is_no_failure_of_wandb(tmp_path: Path, fake: Callable[..., FakeWandb]) -> None:
+    fake(fails={"log": KeyboardInterrupt()})
+    with pytest.raises(KeyboardInterrupt):
+        opened(tmp_path).log_metrics(1, METRICS)
+
+
+@pytest.mark.parametrize(
+    ("how", "modes", "said"),
+    [
+        ({}, [None], "this run is shown at https://host/run"),
+        ({"key": False}, ["offline"], "no API key is configured"),
+        ({"key": False, "mode": "offline"}, [None], "this run is shown"),  # the user's own choice needs no key
+        ({"mode": "disabled"}, [None], "this run is shown"),
+        ({"fails": {"init None": DEAD_NETWORK}}, [None, "offline"], "connection refused: this run is logged offline"),
+        ({"fails": {"login": ValueError("API key must have 40+ characters")}}, ["offline"], "40+ characters: this run is logged offline"),
+        ({"fails": {"init None": DEAD_NETWORK, "init offline": FULL_DISK}}, [None, "offline"], "cannot start ([Errno 28] No space left"),
+        ({"key": False, "fails": {"init offline": FULL_DISK}}, ["offline", "offline"], "cannot start ([Errno 28] No space left"),
+    ],
+)
+def test_a_run_starts_online_else_offline_else_without_wandb_and_says_which(
+    tmp_path: Path, fake: Callable[..., FakeWandb], capfd: pytest.CaptureFixture[str], how: dict[str, Any], modes: list[str | None], said: str
+) -> None:
+    module = fake(**how)
+    logger = opened(tmp_path)
+    out, err = capfd.readouterr()
+    assert module.modes == modes
+    assert out == "" and err.startswith("wandb: ") and err.count("\n") == 1 and said in err
+    assert isinstance(logger, NoLogger) == ("cannot start" in said)
+    a_whole_run(logger)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_run_that_another_job_left_open_is_closed_first(tmp_path: Path, fake: Callable[..., FakeWandb]) -> None:
+    module = fake()
+    module.run = object()
+    opened(tmp_path)
+    assert module.run is None
+
+
+# --- the real wandb ---
+
+
+def test_without_a_key_a_run_is_offline_in_its_folder(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "a run"
+    folder.mkdir()
+    for job in (1, 2):  # of a sweep, in one process
+        a_whole_run(opened(folder))
+        out, err = capfd.readouterr()
+        runs = sorted((folder / "wandb").glob("offline-run-*"))
+        assert out == "" and len(runs) == job
+        line = "wandb: no API key is configured (wandb login, or WANDB_API_KEY): this run is logged offline; send it later with: wandb sync "
+        assert err in [f"{line}'{run}'\n" for run in runs]
+
+    log = next(runs[0].glob("*.wandb")).read_bytes()
+    assert all(word.encode() in log for word in (*METRICS, "gallery/001", "rollouts", "evaluation_after", "before: six"))
+    (table, _) = sorted((runs[0] / "files/media/table").glob("*.json"))
+    assert [row[1] for row in json.loads(table.read_text())["data"]] == ["question 0", "question 1"]
+    assert len(list((runs[0] / "files/media/images/gallery").glob("*.png"))) == 2
+    drawn = [json.loads(path.read_text())["box_data"] for path in (runs[0] / "files/media/metadata/boxes2D/gallery").glob("000*.json")]
+    assert sorted(map(len, drawn)) == [2, 2]
+
+
+def test_a_run_that_dies_keeps_its_exit_code_its_numbers_and_its_console_to_itself(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from visual_rft.tracking.loggers import WandbOptions, open_logger;"
+        f"logger = open_logger(WandbOptions(0, 'p', None, 0), folder=Path({str(tmp_path)!r}), name='', config={{}});"
+        "print('a result'); logger.log_metrics(1, {'reward/mean': 0.5}); sys.exit(3)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (3, "a result\n")
+    (log,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
+    assert b"reward/mean" in log.read_bytes() and b"a result" not in log.read_bytes()
+
+
+def test_the_users_own_mode_wins(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    a_whole_run(opened(tmp_path))
+    assert len(list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))) == 1
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("key", "reason"), [("a" * 40, "connection refused"), ("short", "40+ characters")])
+def test_a_server_that_cannot_be_reached_or_a_wrong_key_leaves_the_run_offline(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, key: str, reason: str
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", key)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # where nobody listens
+    monkeypatch.setattr(wandb_logger, "INIT_SECONDS", 1.0)
+    a_whole_run(opened(tmp_path))
+    out, err = capfd.readouterr()
+    assert out == "" and err.count("\n") == 1 and reason in err and "this run is logged offline" in err
+    assert len(list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))) == 1

@@ -1,0 +1,83 @@
+"""Compare finished runs: a table over seeds with intervals on stdout, the curves over each other on one page.
+
+    python -m visual_rft.report runs='outputs/study/*'
+    python -m visual_rft.report runs=[outputs/study/grpo,outputs/study/control] scores=all out=study.html json=study.json
+
+Runs whose configurations differ by chance alone (seed, split) or by what leaves the mathematics as it is (hardware, logger, checkpoints) are one
+group. Warnings are on stderr.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+
+from visual_rft.config import Job, start
+from visual_rft.tracking.comparison import arms_of, repeated_seeds, summary_table, write_json, write_page
+from visual_rft.tracking.console import print_table
+from visual_rft.tracking.runs import find_runs, patterns, read_run
+
+
+class Shown(StrEnum):
+    """Which scores the table has."""
+
+    metric = "metric"  # the task's own, and how many answers were well-formed
+    all = "all"
+
+
+@dataclass
+class ReportConfig:
+    """`runs`: a folder or pattern, or several; `out` and `json`: files to write."""
+
+    runs: Any = MISSING
+    scores: Shown = MISSING
+    out: str | None = None
+    json: str | None = None
+
+    def __post_init__(self) -> None:
+        self.runs = patterns(self.runs) if isinstance(self.runs, str) else self.runs
+        if not isinstance(self.runs, list) or not self.runs or not all(isinstance(pattern, str) and pattern for pattern in self.runs):
+            raise ValueError(f"runs={self.runs}: must be a folder, a pattern or a list of them; a folder whose name is a number is ./7")
+        for name in ("out", "json"):
+            file = getattr(self, name) and Path(getattr(self, name)).expanduser()
+            if file and (file.is_dir() or not file.parent.is_dir()):
+                raise ValueError(f"{name}={file}: must be a file in a folder that exists")
+
+
+def run(job: Job[ReportConfig]) -> None:
+    """From the folders of runs to the table and the files that were asked for."""
+    c = job.config
+    finished, unfinished = find_runs(c.runs)
+    for folder in unfinished:
+        print(f"{folder}: unfinished, left out", file=sys.stderr)
+    if not finished:
+        raise ValueError(f"runs={','.join(c.runs)}: no finished run there; a run that has finished has a summary.json")
+    arms = arms_of([read_run(folder) for folder in finished])
+    for arm in arms:
+        for seed, runs in repeated_seeds(arm).items():
+            print(f"warning: {arm.label}: seed {seed} more than once, and all count: {', '.join(str(r.folder) for r in runs)}", file=sys.stderr)
+    head, *rows = summary_table(arms, every_score=c.scores is Shown.all)
+    print_table(head, rows)
+    for file, write in ((c.out, write_page), (c.json, write_json)):
+        if file:
+            written = Path(file).expanduser()
+            try:
+                write(written, arms)
+            except OSError as error:
+                raise ValueError(f"{written}: {error.strerror}; name a file that can be written") from error
+            print(f"written: {written}")
+    if not c.out:
+        print("out=comparison.html draws the curves over each other", file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The entry; returns the exit code."""
+    return start(ReportConfig, "report", run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""Score completions by hand: what a task's rewards pay for them, before any GPU hour is spent.
+
+    python -m visual_rft.score task=fsod_digits completions=file.jsonl > scored.jsonl
+    python -m visual_rft.score rewards=paper +rewards.weights.iou=2 completions=- < file.jsonl
+
+In: {"completion": text, "solution": text} a line; a solution is written as a right answer is, tags or not. Out, on stdout: the same lines, with
+`reward` (the weighted total), `rewards` (each part), `answer`, `refused` (null or the reason) in place of any that were there. Nothing is printed
+before every line is scored.
+"""
+
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from omegaconf import MISSING
+
+from visual_rft import workload
+from visual_rft.config import Job, start
+from visual_rft.rewards.options import RewardOptions
+from visual_rft.sources.jsonl import Line, read_lines, read_text
+from visual_rft.tasks.meant import MeantFor
+from visual_rft.tasks.task import Task, TaskOptions
+
+
+@dataclass
+class ScoreConfig(MeantFor):
+    """`completions`: a file of JSON lines, or - for stdin. Neither a model nor data are read."""
+
+    task: TaskOptions = MISSING
+    rewards: RewardOptions = MISSING
+    completions: str = MISSING
+
+
+def run(job: Job[ScoreConfig]) -> None:
+    """From a file of completions to the same lines, scored."""
+    c = job.config
+    task = workload.task(c.task, c.rewards)
+    lines = read_lines(c.completions, read_text(c.completions), ("completion", "solution"))
+    scored = [line.values | score(task, line) for line in lines]
+    _print([json.dumps(one, allow_nan=False) for one in scored])
+    print(summary(scored), file=sys.stderr)
+
+
+def score(task: Task, line: Line) -> dict[str, Any]:
+    """What one completion earned. Raises ValueError when its solution cannot be read."""
+    try:
+        truth = task.solution(line.values["solution"])
+    except ValueError as error:
+        raise ValueError(f"{line.place}: {error}; write `solution` as a right answer is written") from error
+    reward = task.score(line.values["completion"], truth)
+    return {
+        "reward": task.total(reward),
+        "rewards": dict(reward.parts),
+        "answer": reward.answer.plain if reward.answer else None,
+        "refused": reward.refusal and str(reward.refusal.reason),
+    }
+
+
+def summary(scored: Sequence[Mapping[str, Any]]) -> str:
+    """One line: how many, the mean reward, the share that was refused, by reason."""
+    refused = Counter(one["refused"] for one in scored if one["refused"])
+    shares = ", ".join(f"{reason} {count / len(scored):.1%}" for reason, count in refused.most_common())
+    mean = fmean(one["reward"] for one in scored)
+    return f"completions {len(scored)}, mean reward {mean:.4f}, refused {refused.total() / len(scored):.1%}" + (f" ({shares})" if shares else "")
+
+
+def _print(lines: Sequence[str]) -> None:
+    try:
+        print("\n".join(lines), flush=True)
+    except BrokenPipeError:  # `… | head` has seen enough; Python would say so again when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The entry; returns the exit code."""
+    return start(ScoreConfig, "score", run, argv, schemas=workload.SCHEMAS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,22 @@
+"""Random streams: each use of chance has a role, so that no two uses of one seed share their numbers."""
+
+from enum import IntEnum
+
+from numpy.random import Generator, default_rng
+
+
+class Role(IntEnum):
+    """What a stream is drawn for. A number is never given to another role: every figure of a seed depends on it."""
+
+    SHOTS = 1  # which images are the few shots, and what is asked of them
+    ORDER = 2  # in which order an epoch asks the examples
+    COMPLETION = 3  # the tokens of one completion
+    SHUFFLE = 4  # the control's permutation of rewards
+    TEST = 5  # what is asked of the test images
+    LABEL = 6  # what a label does not say, in supervised tuning
+
+
+def stream(role: Role, *numbers: int) -> Generator:
+    """The stream of `role` for these non-negative integers: equal arguments give equal numbers, others independent ones."""
+    # numpy pads seeds with zeros: without the length [1, 2] and [1, 2, 0] would be one stream.
+    return default_rng([role, len(numbers), *numbers])

@@ -1,0 +1,59 @@
+"""Classification: one name for one image."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, cast
+
+from visual_rft.metrics.classification import classification_scores
+from visual_rft.parsing import parse_classification
+from visual_rft.rewards import paper, strict
+from visual_rft.rewards.options import Family, RewardOptions, weigh
+from visual_rft.tasks.task import Task, TaskOptions
+from visual_rft.tasks.wording import ASKED
+from visual_rft.vocabulary import AnnotatedImage, ClassAnswer, ClassTruth, Example, Refusal, Reward, Scores
+
+QUESTION = f"Which {{kind}} does the image show? {ASKED} its name alone."
+
+
+@dataclass
+class ClassificationOptions(TaskOptions):
+    """Shots are images a category. `kind` is what the classes are kinds of: digit, flower. `aliases` are further right names: {alias: name}."""
+
+    categories: list[str]
+    kind: str
+    aliases: dict[str, str] = field(default_factory=dict)
+
+
+def task(options: ClassificationOptions, rewards: RewardOptions) -> Task:
+    """Classification as a task. The published reward knows no aliases."""
+    score: dict[Family, Callable[[str, Any], Reward]] = {
+        Family.strict: partial(strict.classification, aliases=options.aliases),
+        Family.paper: paper.classification,
+    }
+    return Task(
+        parse=parse_classification,
+        score=score[rewards.family],
+        truth=lambda answer: ClassTruth(answer.name),
+        measure=partial(measure, aliases=options.aliases),
+        weights=weigh(("accuracy", "format"), rewards.weights),
+    )
+
+
+def measure(examples: Sequence[Example], answers: Sequence[ClassAnswer | Refusal], *, aliases: dict[str, str]) -> Scores:
+    """Accuracy, over all images and as the mean of the classes."""
+    return classification_scores([cast(ClassTruth, e.truth) for e in examples], answers, aliases=aliases)
+
+
+def example(image: AnnotatedImage, kind: str) -> Example:
+    """The question what kind of thing an image shows; the category of its one annotation is the truth. ValueError if it has none or several."""
+    if len(image.annotations) != 1:
+        raise ValueError(f"image {image.id} shows {len(image.annotations)} labelled objects: a classification image has one (data.most_digits=1)")
+    return Example(
+        id=str(image.id),
+        image_id=image.id,
+        image=image.image,
+        subject="",
+        question=QUESTION.format(kind=kind),
+        truth=ClassTruth(image.annotations[0].category),
+    )
