@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
 from knobs import unread_keys
@@ -242,13 +243,13 @@ def test_each_job_of_a_sweep_has_a_folder_named_after_it(conf: Path) -> None:
     code, jobs = jobs_of("-m", "steps=1,2", "task=digits,coco", "model.path=/a/b")
     assert code == 0
     assert [(job.config.steps, job.config.task.shots) for job in jobs] == [(1, 4), (1, 8), (2, 4), (2, 8)]
-    assert [job.folder.name for job in jobs][:2] == ["0_model.path=_a_b,steps=1,task=digits", "1_model.path=_a_b,steps=1,task=coco"]
+    assert [job.folder.name for job in jobs][:2] == ["0_model.path-_a_b_steps-1_task-digits", "1_model.path-_a_b_steps-1_task-coco"]
     assert {job.folder.parent.parent for job in jobs} == {Path.cwd() / "outputs/sweeps"}
     assert all(job.folder.is_dir() for job in jobs)
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "last"), [(ValueError("steps=2 is too\nfew"), 2, "1_steps=2: steps=2 is too few"), (KeyError("x"), 1, "'x'")]
+    ("error", "code", "last"), [(ValueError("steps=2 is too\nfew"), 2, "1_steps-2: steps=2 is too few"), (KeyError("x"), 1, "'x'")]
 )
 def test_a_failing_job_does_not_stop_the_sweep(error: Exception, code: int, last: str, conf: Path, capfd: pytest.CaptureFixture[str]) -> None:
     def fail_at_two(job: Job[Config]) -> None:
@@ -323,7 +324,7 @@ def test_the_folders_of_what_succeeded_are_handed_over_at_the_end(conf: Path, ca
         start(Config, "train", run, argv, conclude=lambda folders: told.append([folder.name for folder in folders]))
         return told
 
-    assert handed("-m", "steps=1,2,3") == [["0_steps=1", "2_steps=3"]]
+    assert handed("-m", "steps=1,2,3") == [["0_steps-1", "2_steps-3"]]
     assert handed("steps=1", "hydra.run.dir=one") == [["one"]]
     assert handed("steps=2") == handed("stepz=1") == []
 
@@ -385,3 +386,20 @@ def test_an_unread_key_is_found(tmp_path: Path) -> None:
     assert unread_keys(keys(Config), tmp_path) == ["hardware.device", "task.shots", "task.classes", "steps"]
     (tmp_path / "more.py").write_text("class Other:\n    def go(self, h, t): return h.device, t.shots, t.classes, t.steps\n")
     assert unread_keys(keys(Config), tmp_path) == []
+
+
+@dataclass
+class Short:
+    model: Any = field(default=None, metadata={"unread": True})
+    hardware: Any = field(default=None, metadata={"unread": True})
+    task: Task = MISSING
+    steps: int = 10
+    name: str = ""
+
+
+@pytest.mark.parametrize("typed", ["model=big", "model.path=mine", "hardware.device=cpu", "++hardware.device=cpu"])
+def test_a_key_that_only_files_may_give_cannot_be_typed(typed: str, conf: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert start(Short, "train", lambda job: None, ["task=coco"]) == 0
+    assert start(Short, "train", lambda job: None, ["task=coco", typed]) == 2
+    root = typed.lstrip("+").partition("=")[0].partition(".")[0]
+    assert capfd.readouterr().err == f"{typed}: nothing here reads {root}; leave it out\n"

@@ -11,7 +11,7 @@ from visual_rft.train import main
 @pytest.mark.slow
 def test_the_demo_gains_ten_points_and_its_control_none(tmp_path: Path) -> None:
     gains = {}
-    for name, overrides in {"demo": [], "control": ["experiment=digits_control"]}.items():
+    for name, overrides in {"demo": [], "control": ["experiment=control"]}.items():
         assert main([*overrides, f"hydra.run.dir={tmp_path / name}"]) == 0
         summary = json.loads((tmp_path / name / "summary.json").read_text())
         gains[name] = summary["after"] - summary["before"]

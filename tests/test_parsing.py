@@ -242,7 +242,8 @@ def test_confidence_is_kept_to_the_last_bit():
 
 
 @pytest.mark.parametrize(
-    "spelling", ["Pink Primrose", "pink_primrose", " PINK -_ primrose. ", "pink\u2011primrose", "ｐｉｎｋ\u3000primrose", "pink\tprimrose"]
+    "spelling",
+    ["Pink Primrose", "pink_primrose", " PINK -_ primrose. ", "pink\u2011primrose", "ｐｉｎｋ\u3000primrose", "pink\tprimrose", "ᴾink primrose"],
 )
 def test_spelling_means_nothing_to_a_name(spelling):
     assert normalised_name(spelling) == "pink primrose"

@@ -297,9 +297,9 @@ def test_numbers_of_both_evaluations_stand_beside_each_other_the_metric_first(tm
 
 
 def test_an_evaluation_alone_is_a_report_of_one_column(tmp_path: Path) -> None:
-    summary = {"task": "fsod_digits", "model": "miniature", "evaluation": AFTER, "seconds": 5.0}
+    summary = {"task": "fsod_digits", "model": "miniature", "metric": "AP", "value": 21.0, "evaluation": AFTER, "seconds": 5.0}
     found = Page(made(tmp_path, Report.of(tmp_path, summary, [replace(CLASS, answers={"evaluation": ClassAnswer("one")}, texts={})])))
-    assert "AP 21.00in 0:05" in found.text and "→" not in found.text and "change" not in found.text
+    assert "AP 21.00in 0:05Scores" in found.text and "→" not in found.text and "change" not in found.text
     assert "ScoresevaluationAP21.00mean IoU19.00" in found.text and "Refusalstest answersevaluationbad_box13" in found.text
     assert "Curves" not in found.text and "Best" not in found.text and "Configuration" not in found.text
 

@@ -141,9 +141,19 @@ def _check_jobs(schema: type[Schema], known: Sequence[str], name: str, conf: Pat
         with _one_line(known, args.overrides):
             jobs = _combinations(args.overrides) if args.multirun else [args.overrides]
         for overrides in jobs:
+            _refuse_unread(schema, overrides)
             with _one_line(known, overrides):
                 composed = hydra.compose(name, overrides + mine)
             _typed(schema, composed, known)
+
+
+def _refuse_unread(schema: type, overrides: Sequence[str]) -> None:
+    """Nobody may type a key that the entry takes in only because files of conf/ name it: such fields are marked `unread`."""
+    unread = {field.name for field in fields(schema) if field.metadata.get("unread")}
+    for override in overrides:
+        root = re.split(r"[.=@]", override.lstrip("+~"))[0]
+        if root in unread:
+            raise ValueError(f"{override}: nothing here reads {root}; leave it out")
 
 
 def _combinations(overrides: Sequence[str]) -> list[list[str]]:
@@ -243,7 +253,7 @@ def _exit_code(action: Callable[[], None], label: str = "") -> int:
 def _remove_if_ours(folder: Path, begun: float) -> None:
     """Hydra makes the folder before the job can refuse; an empty one that is younger than this process goes again."""
     with suppress(OSError):
-        if folder.stat().st_mtime >= begun - 0.01:  # file systems keep coarser clocks
+        if folder != Path.cwd() and folder.stat().st_mtime >= begun - 0.01:  # file systems keep coarser clocks
             folder.rmdir()
 
 
@@ -304,8 +314,8 @@ def _known(schema: type, schemas: Mapping[str, type], conf: Path) -> list[str]:
 
 
 def _file_name(text: str) -> str:
-    """Overrides as part of a folder's name: `model.path=/a/b` must not become three folders, nor a name too long to make."""
-    return re.sub(r"[^\w.,=+-]+", "_", text)[:120]
+    """Overrides as part of a folder's name that can be typed: `model.path=/a/b,seed=1` is one folder, without `=` and `,`, which Hydra would read."""
+    return re.sub(r"[^\w.+-]+", "_", text.replace("=", "-"))[:120]
 
 
 def _folded(text: str) -> str:

@@ -113,9 +113,9 @@ def run(job: Job[TrainConfig]) -> None:
     summary |= {"evaluation_before": before.plain(), "evaluation_after": after.plain(), "questions": len(questions)}
     summary |= {"steps": c.steps, "seed": c.seed, "seconds": round(time.perf_counter() - started, 1)}
     pictures = gallery(questions, {"before": before, "after": after}, c.logger.report_images)
+    folder.write_summary(summary)
     write_report(folder.path / "report.html", Report.of(folder.path, summary, pictures))
     logger.log_gallery(c.steps, pictures)
-    folder.write_summary(summary)
     logger.finish(summary)
 
 

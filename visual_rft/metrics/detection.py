@@ -15,6 +15,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from visual_rft.boxes import iou_matrix, match, norm1000_to_pixels, xyxy_to_xywh
+from visual_rft.metrics._averages import percent, refusals
 from visual_rft.vocabulary import Box, Detection, DetectionAnswer, Reason, Refusal
 
 
@@ -60,20 +61,15 @@ def detection_metrics(queries: Iterable[ScoredQuery], categories: Sequence[str])
             raise ValueError(f"image {image_id} was asked for {category!r} {times} times: keep one query an image and category")
     ap_TK = _coco_ap(ordered, categories)
     truthful = [k for k, category in enumerate(categories) if any(query.truth for query in ordered if query.category == category)]
-    refusals = Counter(query.answer.reason for query in ordered if isinstance(query.answer, Refusal))
     return DetectionMetrics(
-        ap=_percent(ap_TK[:, truthful]),
-        ap50=_percent(ap_TK[0, truthful]),
-        ap75=_percent(ap_TK[5, truthful]),
-        ap_by_category={categories[k]: _percent(ap_TK[:, k]) for k in truthful},
-        mean_iou=_percent([iou for query in ordered for iou in _truth_ious(query)]),
-        well_formed=_percent([not isinstance(query.answer, Refusal) for query in ordered]),
-        refusals=dict(sorted(refusals.items())),
+        ap=percent(ap_TK[:, truthful].ravel().tolist()),
+        ap50=percent(ap_TK[0, truthful].tolist()),
+        ap75=percent(ap_TK[5, truthful].tolist()),
+        ap_by_category={categories[k]: percent(ap_TK[:, k].tolist()) for k in truthful},
+        mean_iou=percent([iou for query in ordered for iou in _truth_ious(query)]),
+        well_formed=percent([not isinstance(query.answer, Refusal) for query in ordered]),
+        refusals=refusals(query.answer for query in ordered),
     )
-
-
-def _percent(values: Sequence[float] | npt.NDArray[np.float64]) -> float:
-    return 100.0 * float(np.mean(np.asarray(values))) if np.size(values) else 0.0
 
 
 def _found(query: ScoredQuery) -> tuple[Detection, ...]:

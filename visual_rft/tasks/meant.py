@@ -1,17 +1,20 @@
 """What a YAML of conf/task may say beside the task: the training run it is meant for. Entries that do not train take it in, too."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+# A key that files of conf/ may give, and nobody may type (`config.start`), since the entry does not read it.
+UNREAD = {"unread": True}
 
 
 @dataclass
 class MeantFor:
     """Every such key, unchecked. An entry declares again, with their types, those that it reads."""
 
-    model: Any = None
-    data: Any = None
-    hardware: Any = None
-    algorithm: Any = None
-    seed: Any = 0  # conf/task refers to it
-    steps: Any = None
-    prompts_per_step: Any = None
+    model: Any = field(default=None, metadata=UNREAD)
+    data: Any = field(default=None, metadata=UNREAD)
+    hardware: Any = field(default=None, metadata=UNREAD)
+    algorithm: Any = field(default=None, metadata=UNREAD)
+    seed: Any = field(default=0, metadata=UNREAD)  # conf/task refers to it
+    steps: Any = field(default=None, metadata=UNREAD)
+    prompts_per_step: Any = field(default=None, metadata=UNREAD)

@@ -20,7 +20,7 @@ from visual_rft.tracking.pictures import Picture
 from visual_rft.tracking.runfolder import write_atomically
 
 ROLLOUTS_SHOWN = 2  # best, and as many worst, of a step
-SHOWN_ELSEWHERE = ("task", "model", "metric", "before", "after", "steps", "seconds")
+SHOWN_ELSEWHERE = ("task", "model", "metric", "before", "after", "value", "steps", "seconds")
 BY_CATEGORY, REFUSED = "by category", "refused"  # what an evaluation holds beside its scores
 
 
