@@ -1,6 +1,6 @@
-"""Supervised tuning at the cost of a GRPO run: the same base, images, questions, evaluation and run folder.
+"""Supervised tuning at the cost of a GRPO run on a detection task: the same base, images, questions, evaluation and run folder.
 
-    python benchmarks/supervised.py seed=0 hydra.run.dir=some/folder        (the overrides of visual_rft.train)
+    python benchmarks/supervised.py task=fsod_digits seed=0 hydra.run.dir=some/folder        (the overrides of visual_rft.train)
 
 Cost is counted in forward passes of one completion: GRPO spends one on sampling, one on the reference and three on the policy's forward
 and backward, supervised tuning three an example. The labels are given as answers, in the base model's own form. What only GRPO has (sampling,
@@ -12,29 +12,34 @@ import sys
 import time
 
 import torch
-from numpy.random import default_rng
 
-from visual_rft import hardware
+from visual_rft import hardware, workload
 from visual_rft.config import Job, start
-from visual_rft.evaluation import Evaluation, evaluate, summary_scores, table
+from visual_rft.evaluation import Evaluation, evaluate
+from visual_rft.inference import answer
 from visual_rft.models import loading
+from visual_rft.seeding import Role, stream
+from visual_rft.sources.few_shot import fingerprint
 from visual_rft.sources.stream import step_examples
 from visual_rft.supervised import supervised_loss
-from visual_rft.tasks.detection import render, thinking
-from visual_rft.tracking.console import Console, results_table
+from visual_rft.tasks.wording import completion, detection_answer, thinking
+from visual_rft.tracking.console import Console
+from visual_rft.tracking.loggers import SCHEMAS
 from visual_rft.tracking.runfolder import RunFolder, environment
-from visual_rft.train import TrainConfig
-from visual_rft.vocabulary import Detection, Example
-from visual_rft.workload import build
+from visual_rft.train import TrainConfig, conclude
+from visual_rft.vocabulary import Detection, DetectionTruth, Example
 
 CONFIDENCES = (0.55, 0.65, 0.75, 0.85, 0.95)  # as the base was taught: a label says nothing of confidence
 
 
 def solution(example: Example, seed: int) -> str:
-    """The completion that says the truth, boxes from left to right as the base lists them."""
-    rng = default_rng([seed, *example.id.encode()])
+    """The completion that says the truth, boxes from left to right as the base lists them. Raises ValueError for another kind of task."""
+    if not isinstance(example.truth, DetectionTruth):
+        raise ValueError("task: this baseline knows what a detection model should think, and of no other task; use task=fsod_digits or ovd_digits")
+    rng = stream(Role.LABEL, seed, *example.id.encode())
     boxes = sorted(example.truth.boxes)
-    return render([Detection(box, float(rng.choice(CONFIDENCES))) for box in boxes], thinking(example.category, boxes))
+    detections = [Detection(box, float(rng.choice(CONFIDENCES))) for box in boxes]
+    return completion(thinking(example.subject, boxes), detection_answer(detections))
 
 
 def supervised_steps(config: TrainConfig) -> int:
@@ -46,24 +51,27 @@ def supervised_steps(config: TrainConfig) -> int:
 def run(job: Job[TrainConfig]) -> None:
     """One supervised run, from a checked configuration to a summary."""
     c, started = job.config, time.perf_counter()
+    task, steps = workload.task(c.task, c.rewards), supervised_steps(c)
+    examples, questions = workload.train_examples(c.task, c.data), workload.test_questions(c.task, c.data)
+    labels = {example.id: solution(example, c.seed) for example in examples}
     device = hardware.prepare(c.hardware, c.seed)
-    workload, steps = build(c.task, c.rewards), supervised_steps(c)
     policy, processor = loading.load(c.model, device)
     optimizer = torch.optim.AdamW(policy.parameters(), weight_decay=c.algorithm.weight_decay)
     folder = RunFolder.create(job.folder)
     folder.write_config(job.yaml)
-    folder.write_environment(environment(str(device), workload.fingerprints()))
-
-    def test() -> Evaluation:
-        return evaluate(
-            policy, processor, workload, max_tokens=c.algorithm.max_completion_tokens, batch=c.hardware.evaluation_batch, advance=lambda _: None
-        )
+    folder.write_environment(environment(str(device), {"train": fingerprint(examples), "test": fingerprint(questions)}))
 
     with Console(steps) as console:
-        before = test()
+
+        def test(name: str) -> Evaluation:
+            with console.stage(f"evaluate {name}", len(questions)) as advance:
+                tokens, batch = c.algorithm.max_completion_tokens, c.hardware.evaluation_batch
+                return evaluate(task, questions, answer(policy, processor, questions, max_tokens=tokens, batch=batch), advance)
+
+        before = test("before")
         for step in range(steps):
-            asked = step_examples(workload.train, step=step, prompts_per_step=c.prompts_per_step, seed=c.seed)
-            loss = supervised_loss(policy, processor, asked, [solution(e, c.seed) for e in asked])
+            asked = step_examples(examples, step=step, prompts_per_step=c.prompts_per_step, seed=c.seed)
+            loss = supervised_loss(policy, processor, asked, [labels[e.id] for e in asked])
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(policy.parameters(), c.algorithm.max_grad_norm)
@@ -72,13 +80,11 @@ def run(job: Job[TrainConfig]) -> None:
             optimizer.step()
             folder.log_metrics(step + 1, {"loss/supervised": loss.item()})
             console.step(step + 1, {})
-        after = test()
-    seconds = round(time.perf_counter() - started, 1)
-    folder.write_summary(
-        {"task": c.task.name, "model": c.model.name, **summary_scores(before, after), "steps": steps, "seed": c.seed, "seconds": seconds}
-    )
-    results_table(table(before, after))
+        after = test("after")
+    summary = {"task": c.task.name, "model": c.model.name, "metric": before.metric, "before": before.value, "after": after.value}
+    summary |= {"evaluation_before": before.plain(), "evaluation_after": after.plain(), "questions": len(questions)}
+    folder.write_summary(summary | {"steps": steps, "seed": c.seed, "seconds": round(time.perf_counter() - started, 1)})
 
 
 if __name__ == "__main__":
-    sys.exit(start(TrainConfig, "train", run))
+    sys.exit(start(TrainConfig, "train", run, schemas=workload.SCHEMAS | SCHEMAS, conclude=conclude))
