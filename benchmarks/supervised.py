@@ -17,6 +17,7 @@ from visual_rft import hardware, workload
 from visual_rft.config import Job, start
 from visual_rft.evaluation import Evaluation, evaluate
 from visual_rft.inference import answer
+from visual_rft.lessons import CONFIDENCES
 from visual_rft.models import loading
 from visual_rft.seeding import Role, stream
 from visual_rft.sources.few_shot import fingerprint
@@ -29,8 +30,6 @@ from visual_rft.tracking.runfolder import RunFolder, environment
 from visual_rft.train import TrainConfig, conclude
 from visual_rft.vocabulary import Detection, DetectionTruth, Example
 
-CONFIDENCES = (0.55, 0.65, 0.75, 0.85, 0.95)  # as the base was taught: a label says nothing of confidence
-
 
 def solution(example: Example, seed: int) -> str:
     """The completion that says the truth, boxes from left to right as the base lists them. Raises ValueError for another kind of task."""
@@ -38,6 +37,7 @@ def solution(example: Example, seed: int) -> str:
         raise ValueError("task: this baseline knows what a detection model should think, and of no other task; use task=fsod_digits or ovd_digits")
     rng = stream(Role.LABEL, seed, *example.id.encode())
     boxes = sorted(example.truth.boxes)
+    # As the base was taught: a label says nothing of confidence.
     detections = [Detection(box, float(rng.choice(CONFIDENCES))) for box in boxes]
     return completion(thinking(example.subject, boxes), detection_answer(detections))
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from numpy.random import default_rng
 from safetensors.torch import load_file
 
-from visual_rft.miniature import LOOK_ALIKES, NUMBERS, SPECIAL_TOKENS, Recipe, build, cell_truth, lesson, loosen, main, number_rows
+from visual_rft.lessons import LOOK_ALIKES, Recipe, lesson, loosen
+from visual_rft.miniature import NUMBERS, SPECIAL_TOKENS, build, cell_truth, main, number_rows
 from visual_rft.models.loading import ModelOptions, folder, load
 from visual_rft.models.policy import Policy
 from visual_rft.models.processor import Processor

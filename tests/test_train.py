@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from visual_rft import workload
 from visual_rft.config import conf_folder, keys, register
 from visual_rft.inference import answer, prompt_inputs
-from visual_rft.miniature import Recipe
+from visual_rft.lessons import Recipe
 from visual_rft.models.loading import ModelOptions, folder, load
 from visual_rft.models.policy import Policy
 from visual_rft.models.processor import Processor
