@@ -132,6 +132,9 @@ def test_an_evaluation_scores_every_question() -> None:
         ("AP base", pytest.approx(100)),
         ("AP", pytest.approx(50)),
     ]
+    absent = [detection.example(AnnotatedImage(9, lambda: PIXELS, ()), name) for name in ("cat", "dog")]
+    assert scores(DETECTION, absent, [RIGHT, completion("", "No Objects")])["rightly empty"] == 50
+    assert scores(DETECTION, absent, [completion("", "[]"), "no idea"])["rightly empty"] == 50
     named = [classification.example(ALONE, "animal")] * 3
     said = scores(CLASSIFICATION, named, [completion("", "Kitty."), completion("", "cat or dog"), ""])
     assert next(iter(said.items())) == ("accuracy", pytest.approx(100 / 3))

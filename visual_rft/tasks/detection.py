@@ -75,7 +75,8 @@ def task(options: DetectionOptions, rewards: RewardOptions) -> Task:
 
 
 def measure(examples: Sequence[Example], answers: Sequence[DetectionAnswer | Refusal], *, categories: Sequence[str], novel: Sequence[str]) -> Scores:
-    """COCO AP over all categories; where some are novel, over those (the task's metric) and over the others as well."""
+    """COCO AP over all categories; where some are novel, over those (the task's metric) and over the others as well; where absent categories are
+    asked about, the share of those questions that is rightly answered `No Objects`."""
     queries = [
         ScoredQuery(e.image_id, e.subject, e.image.width, e.image.height, e.truth.boxes, answer) for e, answer in zip(examples, answers, strict=True)
     ]
@@ -83,8 +84,10 @@ def measure(examples: Sequence[Example], answers: Sequence[DetectionAnswer | Ref
     parts = {"AP novel": [m.ap_by_category[c] for c in m.ap_by_category if c in novel]}
     parts["AP base"] = [m.ap_by_category[c] for c in m.ap_by_category if c not in novel]
     split = {name: sum(values) / max(len(values), 1) for name, values in parts.items()} if novel else {}
-    values = {"AP": m.ap, "AP50": m.ap50, "AP75": m.ap75, "mean IoU": m.mean_iou, "well-formed": m.well_formed}
-    return Scores(split | values, m.ap_by_category, m.refusals)
+    empty = [isinstance(a, DetectionAnswer) and not a.boxes for e, a in zip(examples, answers, strict=True) if not e.truth.boxes]
+    values = {"AP": m.ap, "AP50": m.ap50, "AP75": m.ap75, "mean IoU": m.mean_iou}
+    values |= {"rightly empty": 100 * sum(empty) / len(empty)} if empty else {}
+    return Scores(split | values | {"well-formed": m.well_formed}, m.ap_by_category, m.refusals)
 
 
 def example(image: AnnotatedImage, category: str) -> Example:
