@@ -5,6 +5,7 @@ pytest tests/test_config.py
 
 import logging
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -344,7 +345,7 @@ def test_a_group_file_chooses_its_schema(conf: Path, capfd: pytest.CaptureFixtur
     assert main("task=zoo", "task.keeper=you") == 0 and jobs[0].task == Zoo(3, keeper="you")
     assert main("task=digits") == 0 and type(jobs[1].task) is Task
     for argv, line in {
-        ("task=digits", "task.keeper=you"): "task.keeper: no such key; did you mean task.keeper?",
+        ("task=digits", "task.keeper=you"): "task.keeper: this choice of task has no keeper; leave it out, or choose another task=…",
         ("task=zoo", "task.keper=you"): "task.keper: no such key; did you mean task.keeper?",
         ("task=zoo", "task.shots=13"): "task.shots=13 is unlucky: any other number will do",
         ("task=zooo",): "task=zooo: no such option; there is bad_yaml, coco, digits, no_shots, unknown_global, unknown_key, wrong_type, zoo",
@@ -365,7 +366,7 @@ def test_a_folder_of_ones_own_adds_options(conf: Path, tmp_path: Path) -> None:
 def test_conf_is_found_and_torch_is_not_loaded(layout: list[str], tmp_path: Path) -> None:
     (tmp_path / "visual_rft").mkdir()
     (tmp_path / "visual_rft/__init__.py").touch()
-    (tmp_path / "visual_rft/config.py").write_text(Path(config.__file__).read_text())
+    shutil.copytree(Path(config.__file__).parent, tmp_path / "visual_rft/config")
     for steps, place in enumerate(layout, start=1):
         (write_conf(tmp_path / place) / "task/digits.yaml").write_text(f"shots: {steps}\n")
     program = f"""

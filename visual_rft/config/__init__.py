@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime
-from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -29,13 +28,13 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import env_override
-from hydra.errors import MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
+
+from visual_rft.config.refusals import WRITABLE, describe, folded, no_such_key, one_line
 
 HYDRA_VERSION = "1.3"  # whose defaults hold: no change of the working directory
-WRITABLE = "name a folder that can be written, hydra.run.dir=… (a sweep's: hydra.sweep.dir=…)"
 
 NO_SCHEMAS: Mapping[str, type] = MappingProxyType({})
 
@@ -87,7 +86,7 @@ def start(
         conf = conf_folder(name)
         known = _known(schema, schemas, conf)
         _check_jobs(schema, known, name, conf, _parse(arguments))
-        with _one_line(known, arguments), _command_line(arguments):
+        with one_line(known, arguments), _command_line(arguments):
             hydra.main(version_base=HYDRA_VERSION, config_path=str(conf), config_name=name)(job)()
         if done:
             conclude(done)
@@ -104,7 +103,7 @@ def start(
 
 def conf_folder(name: str) -> Path:
     """The folder that holds <name>.yaml: conf/ of the checkout, else the copy that an installed package carries."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     checkout, installed = package.parent / "conf", package / "conf"
     return checkout if (checkout / f"{name}.yaml").is_file() else installed
 
@@ -138,11 +137,11 @@ def _check_jobs(schema: type[Schema], known: Sequence[str], name: str, conf: Pat
         return
     mine = [f"hydra.searchpath=[file://{Path(args.config_dir).resolve()}]"] if args.config_dir else []
     with hydra.initialize_config_dir(str(conf), job_name=name, version_base=HYDRA_VERSION):
-        with _one_line(known, args.overrides):
+        with one_line(known, args.overrides):
             jobs = _combinations(args.overrides) if args.multirun else [args.overrides]
         for overrides in jobs:
             _refuse_unread(schema, overrides)
-            with _one_line(known, overrides):
+            with one_line(known, overrides):
                 composed = hydra.compose(name, overrides + mine)
             _typed(schema, composed, known)
 
@@ -191,12 +190,12 @@ def _typed(schema: type[Schema], composed: DictConfig, known: Sequence[str]) -> 
     """The dataclass instance, with its own `__post_init__` checks done."""
     try:
         for key in _strangers(composed):
-            raise ValueError(_no_such_key(key, known))
+            raise ValueError(no_such_key(key, known))
         config = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
         if isinstance(error, TypeError):  # OmegaConf's wrapping of one that a `__post_init__` raised: a bug of ours
             raise
-        raise ValueError(_describe(error, known)) from error
+        raise ValueError(describe(error, known)) from error
     assert isinstance(config, schema), f"the defaults list must begin with the schema of {schema.__name__}"
     return config
 
@@ -242,7 +241,7 @@ def _exit_code(action: Callable[[], None], label: str = "") -> int:
     except ValueError as error:
         if logging.getLogger().isEnabledFor(logging.DEBUG):  # hydra.verbose=true: the place is wanted too
             traceback.print_exc()
-        print(label + _folded(str(error)), file=sys.stderr)
+        print(label + folded(str(error)), file=sys.stderr)
         return 2
     except Exception:  # noqa: BLE001  # the traceback is printed, and the other jobs of a sweep go on
         print(label + traceback.format_exc(), file=sys.stderr)
@@ -263,51 +262,6 @@ def _label() -> str:
     return f"{Path(context.runtime.output_dir).name}: " if context.mode == RunMode.MULTIRUN else ""
 
 
-@contextmanager
-def _one_line(known: Sequence[str], overrides: Sequence[str]) -> Iterator[None]:
-    """Around Hydra's own work, where whatever is raised is about an override, a file of conf/ or the run folder."""
-    try:
-        yield
-    except Exception as error:  # Hydra, OmegaConf and YAML share no other base
-        nameless = isinstance(error, ValueError)  # Hydra's own exceptions name the override; those of Python do not
-        raise ValueError((f"{' '.join(overrides)}: " if nameless else "") + _describe(error, known)) from error
-
-
-def _describe(error: BaseException, known: Sequence[str]) -> str:
-    if isinstance(error, OverrideParseException):
-        return f"{error.override}: not an override; write key=value ({error.message.partition('See http')[0]})"
-    if isinstance(error, MissingConfigException) and error.options:
-        group, _, option = str(error.missing_cfg_file).rpartition("/")
-        return f"{group}={option}: no such option; there is {', '.join(o for o in error.options if not o.endswith('_schema'))}"
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}; {WRITABLE}"
-    if twice := re.match(r"Multiple values for (\S+)\.", str(error)):
-        return f"{twice[1]}: already in the defaults list; write {twice[1]}=… without +"
-    file = re.match(r"In '([^']+)'", str(error))
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OmegaConfBaseException) and cause.full_key:
-            return (f"{file[1]}.yaml: " if file else "") + _describe_key(cause, known)
-        cause = cause.__cause__ or cause.__context__
-    return str(error)
-
-
-def _describe_key(error: OmegaConfBaseException, known: Sequence[str]) -> str:
-    key = str(error.full_key)
-    if isinstance(error, (ConfigKeyError, ConfigAttributeError)):
-        return f"{key}: no such key yet; +{key}=… adds it" if error.object_type is dict else _no_such_key(key, known)
-    if isinstance(error, MissingMandatoryValue):
-        return f"{key}: must be given, {key}=…"
-    return f"{key}: {str(error.msg).splitlines()[0]}"
-
-
-def _no_such_key(key: str, known: Sequence[str]) -> str:
-    """The same last word elsewhere is a better guess than the same letters: `shots` means `task.shots`."""
-    leaf = key.rpartition(".")[2]
-    near = [other for other in known if other.rpartition(".")[2] == leaf] or get_close_matches(key, known, n=1)
-    return f"{key}: no such key" + (f"; did you mean {' or '.join(near)}?" if near else "; --help shows the keys")
-
-
 def _known(schema: type, schemas: Mapping[str, type], conf: Path) -> list[str]:
     """What may stand left of `=`: the keys of the schema, the groups of conf/, the two folders of Hydra that are ours to document."""
     return [*keys(schema, schemas), *(folder.name for folder in conf.iterdir() if folder.is_dir()), "hydra.run.dir", "hydra.sweep.dir"]
@@ -316,7 +270,3 @@ def _known(schema: type, schemas: Mapping[str, type], conf: Path) -> list[str]:
 def _file_name(text: str) -> str:
     """Overrides as part of a folder's name that can be typed: `model.path=/a/b,seed=1` is one folder, without `=` and `,`, which Hydra would read."""
     return re.sub(r"[^\w.+-]+", "_", text.replace("=", "-"))[:120]
-
-
-def _folded(text: str) -> str:
-    return " ".join(text.split())
