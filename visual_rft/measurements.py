@@ -4,6 +4,7 @@ Axes: P prompts a step, G completions a prompt, T completion tokens.
 """
 
 import resource
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -66,7 +67,8 @@ class Stopwatch:
         seconds = time.perf_counter() - self.started
         lengths = [len(c.tokens_T) for group in groups for c in group.completions]
         on_gpu = torch.cuda.is_available() and torch.cuda.max_memory_allocated() > 0
-        peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
+        peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         return {
             **self.stages,
             "time/step": seconds,
