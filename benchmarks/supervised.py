@@ -15,7 +15,7 @@ import torch
 
 from visual_rft import hardware, workload
 from visual_rft.config import Job, start
-from visual_rft.evaluation import Evaluation, evaluate
+from visual_rft.evaluation import Evaluation, evaluate, outcome
 from visual_rft.inference import answer
 from visual_rft.lessons import CONFIDENCES
 from visual_rft.models import loading
@@ -81,9 +81,8 @@ def run(job: Job[TrainConfig]) -> None:
             folder.log_metrics(step + 1, {"loss/supervised": loss.item()})
             console.step(step + 1, {})
         after = test("after")
-    summary = {"task": c.task.name, "model": c.model.name, "metric": before.metric, "before": before.value, "after": after.value}
-    summary |= {"evaluation_before": before.plain(), "evaluation_after": after.plain(), "questions": len(questions)}
-    folder.write_summary(summary | {"steps": steps, "seed": c.seed, "seconds": round(time.perf_counter() - started, 1)})
+    cost = {"steps": steps, "seed": c.seed, "seconds": round(time.perf_counter() - started, 1)}
+    folder.write_summary({"task": c.task.name, "model": c.model.name} | outcome(before, after) | {"questions": len(questions)} | cost)
 
 
 if __name__ == "__main__":

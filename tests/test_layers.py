@@ -18,7 +18,7 @@ FLOORS = (
     {"boxes", "parsing", "rewards", "advantages", "losses", "metrics", "seeding"},
     {"config", "hardware"},
     {"models", "rollout", "tasks", "sources", "tracking"},
-    {"inference", "lessons", "measurements", "workload"},
+    {"inference", "lessons", "measurements", "resuming", "workload"},
     {"trainer", "supervised", "evaluation"},
 )
 ENTRIES = len(FLOORS)  # the roof: every other module that can be run, imported by nobody

@@ -1,6 +1,5 @@
 """The entry as a user types it, the real conf/, and the embedded checkpoint. Run: .venv/bin/python -m pytest tests/test_train.py"""
 
-import configparser
 import json
 import os
 import shutil
@@ -258,13 +257,6 @@ def test_every_group_option_composes() -> None:
     """Each option of each group, and each experiment, makes a whole and valid configuration; every key is given somewhere in conf/."""
     for option in sorted(conf_folder("train").glob("*/*.yaml")):
         OmegaConf.to_object(composed(f"{option.parent.name}={option.stem}"))
-
-
-def test_the_wheel_ships_every_package() -> None:
-    setup = configparser.ConfigParser()
-    setup.read(ROOT / "setup.cfg")
-    packages = {str(p.parent.relative_to(ROOT)).replace("/", ".") for p in (ROOT / "visual_rft").rglob("__init__.py")}
-    assert set(setup["options"]["packages"].split()) == packages | {"visual_rft.conf"}
 
 
 def test_the_base_checkpoint_is_small_and_knows_the_form(base: tuple[Policy, Processor]) -> None:

@@ -50,6 +50,12 @@ def evaluate(task: Task, questions: Sequence[Example], batches: Iterable[Sequenc
     return Evaluation(texts, answers, task.measure(questions, answers), time.perf_counter() - started)
 
 
+def outcome(before: Evaluation, after: Evaluation) -> dict[str, Any]:
+    """What `summary.json` says of two evaluations of the same questions."""
+    metric = {"metric": before.metric, "before": before.value, "after": after.value}
+    return metric | {"evaluation_before": before.plain(), "evaluation_after": after.plain()}
+
+
 def gallery(questions: Sequence[Example], evaluations: Mapping[str, Evaluation], count: int) -> list[Picture]:
     """The first `count` questions with the answer of each evaluation."""
     return [

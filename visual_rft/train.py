@@ -13,32 +13,38 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from pickle import UnpicklingError
 
+import torch
 from omegaconf import MISSING
 
 from visual_rft import hardware, workload
 from visual_rft.config import Job, start
-from visual_rft.evaluation import Evaluation, evaluate, gallery
+from visual_rft.evaluation import Evaluation, evaluate, gallery, outcome
 from visual_rft.hardware import HardwareOptions
 from visual_rft.inference import answer
 from visual_rft.models import loading
 from visual_rft.models.loading import ModelOptions
+from visual_rft.resuming import STATE, Resume, find_run, is_finished, newest_state
 from visual_rft.rewards.options import RewardOptions
+from visual_rft.sources import predictions
 from visual_rft.sources.few_shot import fingerprint
+from visual_rft.sources.jsonl import read_text
 from visual_rft.sources.options import DataOptions
-from visual_rft.tasks.task import TaskOptions
+from visual_rft.tasks.task import Task, TaskOptions
 from visual_rft.tracking.console import Console, print_table, score_rows, sweep_row
 from visual_rft.tracking.loggers import SCHEMAS, Logger, LoggerOptions, open_logger
 from visual_rft.tracking.report import Report, write_report
 from visual_rft.tracking.runfolder import RunFolder, environment, rollout_records
 from visual_rft.trainer import AlgorithmOptions, Step, Trainer
+from visual_rft.vocabulary import Example
 
 
 @dataclass
 class CheckpointOptions:
-    """Weights are saved every `every` steps (0: never) and at the end."""
+    """Weights, and what a run needs to go on from them, are saved every `every` steps (0: never); the weights alone at the end."""
 
     every: int
 
@@ -59,6 +65,7 @@ class TrainConfig:
     hardware: HardwareOptions = MISSING
     logger: LoggerOptions = MISSING
     checkpoint: CheckpointOptions = MISSING
+    resume: Resume = MISSING
     seed: int = MISSING
     steps: int = MISSING
     prompts_per_step: int = MISSING
@@ -71,52 +78,59 @@ class TrainConfig:
             raise ValueError(f"seed={self.seed}: must lie in 0..2147483647")
 
 
-def run(job: Job[TrainConfig]) -> None:
-    """One training run, from a checked configuration to a finished run folder."""
+def run(job: Job[TrainConfig]) -> Path:
+    """One training run, from a checked configuration to a finished run folder, which it returns."""
     c, started = job.config, time.perf_counter()
+    interrupted = find_run(job.folder, job.yaml) if c.resume is Resume.auto else None
+    if interrupted and is_finished(interrupted):
+        print(f"{interrupted}: this run has finished; nothing is left to do", file=sys.stderr)
+        return _instead(job.folder, interrupted)
     task = workload.task(c.task, c.rewards)
     examples, questions = workload.train_examples(c.task, c.data), workload.test_questions(c.task, c.data)
-    device = hardware.prepare(c.hardware, c.seed)
-    policy, processor = loading.load(c.model, device)
-    reference = copy.deepcopy(policy).requires_grad_(False) if c.algorithm.kl.coefficient else None
-    trainer = Trainer(policy, reference, processor, task, c.algorithm, c.hardware)
+    trainer = make_trainer(task, c.model, c.algorithm, c.hardware, c.seed)
     trainer.check_rollout(examples[:2], c.seed)
-    folder = RunFolder.create(job.folder)
-    folder.write_config(job.yaml)
-    folder.write_environment(environment(str(device), {"train": fingerprint(examples), "test": fingerprint(questions)}))
+    if interrupted:
+        folder = RunFolder(_instead(job.folder, interrupted))
+        go_on(trainer, folder, c.model)
+    else:
+        folder = RunFolder.create(job.folder)
+        folder.write_config(job.yaml)
+        folder.write_environment(environment(str(trainer.policy.device), {"train": fingerprint(examples), "test": fingerprint(questions)}))
     logger = open_logger(c.logger, folder=folder.path, name=f"{c.task.name} seed {c.seed}", config=job.plain)
 
     with Console(c.steps) as console:
-
-        def test(name: str) -> Evaluation:
-            with console.stage(f"evaluate {name}", len(questions)) as advance:
-                tokens, batch = c.algorithm.max_completion_tokens, c.hardware.evaluation_batch
-                evaluation = evaluate(task, questions, answer(policy, processor, questions, max_tokens=tokens, batch=batch), advance)
-            folder.write_answers(name, questions, evaluation.texts)
-            return evaluation
-
         log = Log(folder, logger, console)
-        before = test("before")
-        log.metrics(0, before.metrics())
+        before = recall(task, questions, folder) if trainer.progress.steps else examine(trainer, questions, log, "before")
+        if not trainer.progress.steps:
+            log.metrics(0, before.metrics())
         console.final_seconds = before.seconds
-        steps = trainer.run(examples, steps=c.steps, prompts_per_step=c.prompts_per_step, learning_rate=c.model.learning_rate, seed=c.seed)
-        for step in steps:
+        for step in trainer.run(examples, steps=c.steps, prompts_per_step=c.prompts_per_step, learning_rate=c.model.learning_rate, seed=c.seed):
             log.rollouts(step)
-            if step.number == c.steps or (c.checkpoint.every and step.number % c.checkpoint.every == 0):
-                loading.save(policy, processor, folder.checkpoints / f"step_{step.number:06d}")
-            if step.number < c.steps:
+            checkpoint = folder.checkpoints / f"step_{step.number:06d}"
+            if step.number == c.steps:
+                loading.save(trainer.policy, trainer.processor, checkpoint)
+                after = examine(trainer, questions, log, "after")
+                log.metrics(step.number, step.metrics | after.metrics())
+            else:
                 log.metrics(step.number, step.metrics)
-        after = test("after")
-        log.metrics(c.steps, step.metrics | after.metrics())
+                if c.checkpoint.every and step.number % c.checkpoint.every == 0:
+                    loading.save(trainer.policy, trainer.processor, checkpoint, trainer=trainer.state())
 
-    summary = {"task": c.task.name, "model": c.model.name, "metric": before.metric, "before": before.value, "after": after.value}
-    summary |= {"evaluation_before": before.plain(), "evaluation_after": after.plain(), "questions": len(questions)}
-    summary |= {"steps": c.steps, "seed": c.seed, "seconds": round(time.perf_counter() - started, 1)}
+    cost = {"steps": c.steps, "seed": c.seed, "seconds": round(time.perf_counter() - started, 1)}
+    summary = {"task": c.task.name, "model": c.model.name} | outcome(before, after) | {"questions": len(questions)} | cost
     pictures = gallery(questions, {"before": before, "after": after}, c.logger.report_images)
     folder.write_summary(summary)
     write_report(folder.path / "report.html", Report.of(folder.path, summary, pictures))
     logger.log_gallery(c.steps, pictures)
     logger.finish(summary)
+    return folder.path
+
+
+def make_trainer(task: Task, model: ModelOptions, algorithm: AlgorithmOptions, options: HardwareOptions, seed: int) -> Trainer:
+    """The policy, a frozen copy of it as reference unless β is 0, and what trains it."""
+    policy, processor = loading.load(model, hardware.prepare(options, seed))
+    reference = copy.deepcopy(policy).requires_grad_(False) if algorithm.kl.coefficient else None
+    return Trainer(policy, reference, processor, task, algorithm, options)
 
 
 @dataclass(frozen=True)
@@ -141,6 +155,45 @@ class Log:
         self.folder.log_metrics(step, metrics)
         self.logger.log_metrics(step, metrics)
         self.console.step(step, metrics)
+
+
+def examine(trainer: Trainer, questions: Sequence[Example], log: Log, name: str) -> Evaluation:
+    """Asks the policy, as it is now, every test question."""
+    tokens, batch = trainer.algorithm.max_completion_tokens, trainer.hardware.evaluation_batch
+    with log.console.stage(f"evaluate {name}", len(questions)) as advance:
+        completions = answer(trainer.policy, trainer.processor, questions, max_tokens=tokens, batch=batch)
+        evaluation = evaluate(trainer.task, questions, completions, advance)
+    log.folder.write_answers(name, questions, evaluation.texts)
+    return evaluation
+
+
+def recall(task: Task, questions: Sequence[Example], folder: RunFolder) -> Evaluation:
+    """The evaluation of the base model that an interrupted run has made already."""
+    started, file = time.perf_counter(), str(folder.path / "answers_before.jsonl")
+    texts = predictions.completions(file, read_text(file), questions)
+    answers = [task.parse(text) for text in texts]
+    return Evaluation(texts, answers, task.measure(questions, answers), time.perf_counter() - started)
+
+
+def go_on(trainer: Trainer, folder: RunFolder, model: ModelOptions) -> None:
+    """Puts policy, optimizer and logs back to where the newest checkpoint was saved; to the beginning where there is none."""
+    checkpoint = newest_state(folder.path)
+    if checkpoint:
+        saved, _ = loading.load(replace(model, path=str(checkpoint)), trainer.policy.device)
+        trainer.policy.load_state_dict(saved.state_dict())
+        try:
+            trainer.load_state(torch.load(checkpoint / STATE, weights_only=True))
+        except (OSError, EOFError, RuntimeError, UnpicklingError, KeyError, ValueError) as error:
+            raise ValueError(f"{checkpoint / STATE}: damaged; delete {checkpoint} to go on from the one before it") from error
+    folder.rewind(trainer.progress.steps if checkpoint else -1)
+    print(f"{folder.path}: goes on after step {trainer.progress.steps}", file=sys.stderr)
+
+
+def _instead(made: Path, folder: Path) -> Path:
+    """`folder`, and without the empty one that Hydra made for this job."""
+    if made != folder:
+        made.rmdir()
+    return folder
 
 
 def conclude(folders: Sequence[Path]) -> None:

@@ -7,10 +7,11 @@ Axes: P prompts a step, G completions a prompt, B rows of one micro-batch, T com
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from math import inf, isfinite
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,6 +83,19 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """How far a run is: steps done, how many of them were skipped, and how many of the last in a row."""
+
+    steps: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+
+    def after(self, *, skipped: bool) -> "Progress":
+        """One step later."""
+        return Progress(self.steps + 1, self.skipped + skipped, self.skipped_in_a_row + 1 if skipped else 0)
+
+
+@dataclass(frozen=True)
 class Update:
     """What one optimizer step measured, and the examples of micro-batches whose loss was not finite: with any, or with a gradient that is not
     finite, the weights stayed as they were."""
@@ -107,14 +121,23 @@ class Trainer:
         self.policy, self.reference, self.processor, self.task = policy, reference, processor, task
         self.algorithm, self.hardware = algorithm, hardware
         self.optimizer = torch.optim.AdamW(policy.parameters(), weight_decay=algorithm.weight_decay)
+        self.progress = Progress()
+
+    def state(self) -> dict[str, Any]:
+        """All that a run is beside its weights: chance and data are functions of the seed and the step."""
+        return {"optimizer": self.optimizer.state_dict(), "progress": asdict(self.progress)}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken; the policy's weights must be those of that moment."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.progress = Progress(**state["progress"])
 
     def run(self, examples: Sequence[Example], *, steps: int, prompts_per_step: int, learning_rate: float, seed: int) -> Iterator[Step]:
-        """`steps` steps over the training examples; the learning rate falls linearly to zero. Everything follows from the seed.
+        """What is left of `steps` steps over the training examples; the learning rate falls linearly to zero. Everything follows from the seed.
 
         A step whose loss or gradient is not finite leaves the weights alone. Raises ValueError after `max_bad_steps` of them in a row.
         """
-        skipped_in_all = skipped_in_a_row = 0
-        for step in range(steps):
+        for step in range(self.progress.steps, steps):
             watch = Stopwatch()
             questions = step_examples(examples, step=step, prompts_per_step=prompts_per_step, seed=seed)
             with watch.stage("rollout"):
@@ -128,14 +151,13 @@ class Trainer:
             with watch.stage("update"):
                 updates = [self.update(batches, learning_rate * (1 - step / steps)) for _ in range(self.algorithm.updates_per_batch)]
             fault = next((fault for update in updates if (fault := update.fault())), None)
-            skipped_in_a_row = skipped_in_a_row + 1 if fault else 0
-            skipped_in_all += bool(fault)
-            metrics = mean_metrics([update.metrics for update in updates]) | {"policy/skipped_steps": skipped_in_all}
+            self.progress = self.progress.after(skipped=fault is not None)
+            metrics = mean_metrics([update.metrics for update in updates]) | {"policy/skipped_steps": self.progress.skipped}
             metrics |= batch_metrics(groups, rewards_PG, totals_PG) | watch.metrics(groups)
             yield Step(step + 1, metrics, groups, rewards_PG, totals_PG, advantages_PG, fault)
-            if skipped_in_a_row == self.algorithm.max_bad_steps:
+            if self.progress.skipped_in_a_row == self.algorithm.max_bad_steps:
                 raise ValueError(
-                    f"algorithm.max_bad_steps={skipped_in_a_row}: as many steps in a row were skipped, up to step {step + 1}: {fault}; "
+                    f"algorithm.max_bad_steps={self.algorithm.max_bad_steps}: as many steps in a row were skipped, up to step {step + 1}: {fault}; "
                     "ask for a smaller model.learning_rate or a greater algorithm.kl.coefficient"
                 )
 

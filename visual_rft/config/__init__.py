@@ -54,7 +54,7 @@ class Job(Generic[Schema]):
 def start(
     schema: type[Schema],
     name: str,
-    run: Callable[[Job[Schema]], None],
+    run: Callable[[Job[Schema]], Path | None],
     argv: Sequence[str] | None = None,
     schemas: Mapping[str, type] = NO_SCHEMAS,
     conclude: Callable[[list[Path]], None] = lambda _: None,
@@ -63,7 +63,8 @@ def start(
 
     `schema` is a plain dataclass, in Hydra's store as `<name>_schema`; `schemas` are those that a YAML of a group may begin with, as
     `<group>/<name>_schema`. A ValueError, of a `__post_init__` or of `run`, is a refusal: its text is the line. Nothing is written before all jobs
-    of a sweep have passed; one that fails later does not stop the others. At the end `conclude` is given the folders of the jobs that succeeded.
+    of a sweep have passed; one that fails later does not stop the others. At the end `conclude` is given the folders of the jobs that succeeded:
+    those that `run` returns, else the jobs' own.
     """
     register(schema, name, schemas)
     OmegaConf.register_new_resolver("started", datetime.now().strftime, replace=True)
@@ -76,9 +77,7 @@ def start(
     def job(composed: DictConfig) -> None:
         # An exception would end a batch of the sweep, and make Hydra print two more lines.
         folder = Path(HydraConfig.get().runtime.output_dir)
-        codes.append(_exit_code(lambda: run(_job(schema, composed)), _label()))
-        if codes[-1] == 0:
-            done.append(folder)
+        codes.append(_exit_code(lambda: done.append(run(_job(schema, composed)) or folder), _label()))
         if codes[-1] == 2:
             _remove_if_ours(folder, begun)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -65,9 +66,14 @@ def load(options: ModelOptions, device: torch.device) -> tuple[Policy, Processor
     return Policy(model, processor.allowed_ids).to(device), processor
 
 
-def save(policy: Policy, processor: Processor, target: Path) -> None:
-    """A plain Hugging Face folder with the policy as it is now; an interrupt leaves no half of it under its name."""
+def save(policy: Policy, processor: Processor, target: Path, **states: Any) -> None:
+    """A plain Hugging Face folder with the policy as it is now, and each of `states` beside it as <name>.pt, for torch.load(weights_only=True).
+
+    An interrupt leaves no half of it under its name.
+    """
     partial = target.with_name(f".{target.name}.partial")
     policy.model.save_pretrained(partial)
     processor.save(partial)
+    for name, state in states.items():
+        torch.save(state, partial / f"{name}.pt")
     os.replace(partial, target)

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -42,6 +43,16 @@ class RunFolder:
         if held:
             raise ValueError(f"{path} already holds a run ({' and '.join(held)}); choose another hydra.run.dir")
         return cls(path)
+
+    def rewind(self, step: int) -> None:
+        """Forget what came after `step`, which a run that goes on from there writes again: lines of both logs, and checkpoints."""
+        for name in ("metrics.jsonl", "rollouts.jsonl"):
+            lines = (self.path / name).read_text(encoding="utf-8").splitlines() if (self.path / name).exists() else []
+            kept = [line for line in lines if json.loads(line)["step"] <= step]
+            write_atomically(self.path / name, "".join(line + "\n" for line in kept))
+        for checkpoint in self.checkpoints.glob("step_*"):
+            if int(checkpoint.name.removeprefix("step_")) > step:
+                shutil.rmtree(checkpoint)
 
     @property
     def checkpoints(self) -> Path:

@@ -1,0 +1,133 @@
+"""A run that was interrupted goes on as if nothing had happened. Run: .venv/bin/python -m pytest tests/test_resume.py"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from visual_rft.train import main
+from visual_rft.trainer import Step, Trainer
+
+SMALL = [
+    "steps=5",
+    "prompts_per_step=2",
+    "algorithm.group_size=4",
+    "task.shots=1",
+    "data.test_images=4",
+    "hardware.threads=1",
+    "logger.report_images=2",
+]
+EVERY = "checkpoint.every=2"
+
+
+def interrupted(monkeypatch: pytest.MonkeyPatch, *argv: str, after: int) -> None:
+    """A run that Ctrl-C ends when step `after` is done and nothing of it is written yet."""
+    whole = Trainer.run
+
+    def cut(self: Trainer, *arguments: object, **options: object) -> Iterator[Step]:
+        for step in whole(self, *arguments, **options):  # type: ignore[arg-type]
+            if step.number == after:
+                raise KeyboardInterrupt
+            yield step
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "run", cut)
+        assert main([*SMALL, *argv]) == 130
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("whole")
+    assert main([*SMALL, EVERY, f"hydra.run.dir={path}"]) == 0
+    return path
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    cost = ("time/", "throughput/", "memory/")
+    return [{key: value for key, value in json.loads(line).items() if not key.startswith(cost)} for line in path.read_text().splitlines()]
+
+
+def assert_same(one: Path, other: Path) -> None:
+    assert lines(one / "metrics.jsonl") == lines(other / "metrics.jsonl")
+    assert (one / "rollouts.jsonl").read_bytes() == (other / "rollouts.jsonl").read_bytes()
+    assert (one / "answers_after.jsonl").read_bytes() == (other / "answers_after.jsonl").read_bytes()
+    a, b = (load_file(path / "checkpoints/step_000005/model.safetensors") for path in (one, other))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    summaries = [json.loads((path / "summary.json").read_text()) | {"seconds": 0} for path in (one, other)]
+    assert summaries[0] == summaries[1]
+
+
+@pytest.mark.parametrize("after", [1, 2, 4, 5])
+def test_it_writes_the_very_same_run(after: int, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted before the first point to go on from, at one, between two, and after the last."""
+    folder = f"hydra.run.dir={tmp_path}"
+    interrupted(monkeypatch, EVERY, folder, after=after)
+    assert not (tmp_path / "summary.json").exists()
+    assert main([*SMALL, EVERY, folder, "resume=auto"]) == 0
+    assert_same(whole, tmp_path)
+
+
+def test_it_can_be_interrupted_twice_and_what_came_after_the_point_is_forgotten(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = f"hydra.run.dir={tmp_path}"
+    interrupted(monkeypatch, EVERY, folder, after=4)
+    interrupted(monkeypatch, EVERY, folder, "resume=auto", after=5)
+    leftover = tmp_path / "checkpoints/step_000005"
+    leftover.mkdir()
+    (leftover / "half").touch()
+    assert main([*SMALL, EVERY, folder, "resume=auto"]) == 0
+    assert_same(whole, tmp_path)
+
+
+def test_it_is_found_beside_by_its_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    def at(name: str) -> str:
+        return f"hydra.run.dir={tmp_path / name}"
+
+    interrupted(monkeypatch, EVERY, at("old"), after=3)
+    interrupted(monkeypatch, EVERY, at("new"), after=3)
+    os.utime(tmp_path / "old/config.yaml", (1e9, 1e9))
+    interrupted(monkeypatch, EVERY, at("other"), "seed=1", after=3)
+    capfd.readouterr()
+    assert main([*SMALL, EVERY, at("now"), "resume=auto"]) == 0
+    out, err = capfd.readouterr()
+    assert out.endswith(f"run folder: {tmp_path / 'new'}\n") and f"{tmp_path / 'new'}: goes on after step 2\n" in err
+    assert not (tmp_path / "now").exists() and (tmp_path / "new/summary.json").exists()
+    assert main([*SMALL, EVERY, at("now"), "resume=auto"]) == 0
+    assert f"{tmp_path / 'old'}: goes on after step 2\n" in capfd.readouterr().err
+    assert not (tmp_path / "other/summary.json").exists()
+
+
+def test_a_finished_run_says_so_shows_its_table_and_stays(whole: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
+    assert main([*SMALL, EVERY, f"hydra.run.dir={whole}", "resume=auto"]) == 0
+    out, err = capfd.readouterr()
+    assert err == f"{whole}: this run has finished; nothing is left to do\n" and "AP " in out
+    assert before == {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
+
+
+def test_where_there_is_nothing_it_begins(whole: Path, tmp_path: Path) -> None:
+    assert main([*SMALL, EVERY, f"hydra.run.dir={tmp_path / 'run'}", "resume=auto"]) == 0
+    assert_same(whole, tmp_path / "run")
+
+
+def test_another_configuration_is_refused_by_the_key_that_differs(whole: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main([*SMALL, EVERY, f"hydra.run.dir={whole}", "resume=auto", "seed=1"]) == 2
+    err = capfd.readouterr().err
+    assert err.startswith(f"{whole} holds a run of another configuration (task, seed); ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"no tensors", b"PK\x03\x04"])
+def test_a_damaged_state_is_refused_with_the_remedy(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = f"hydra.run.dir={tmp_path}"
+    interrupted(monkeypatch, EVERY, folder, after=3)
+    state = tmp_path / "checkpoints/step_000002/trainer.pt"
+    state.write_bytes(content)
+    capfd.readouterr()
+    assert main([*SMALL, EVERY, folder, "resume=auto"]) == 2
+    assert capfd.readouterr().err == f"{state}: damaged; delete {state.parent} to go on from the one before it\n"
+    assert (tmp_path / "config.yaml").exists()
