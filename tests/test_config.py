@@ -322,7 +322,7 @@ def test_the_folders_of_what_succeeded_are_handed_over_at_the_end(conf: Path, ca
             if job.config.steps == 2:
                 raise ValueError("unlucky")
 
-        start(Config, "train", run, argv, conclude=lambda folders: told.append([folder.name for folder in folders]))
+        start(Config, "train", run, argv, conclude=lambda folders, _: told.append([folder.name for folder in folders]))
         return told
 
     assert handed("-m", "steps=1,2,3") == [["0_steps-1", "2_steps-3"]]

@@ -36,7 +36,7 @@ def blocks(text: str) -> list[tuple[str, str]]:
             found[-1] = (found[-1][0], body)
         if kind == "sh":
             found.append((body, ""))
-        end = block.end() if kind == "sh" else -1
+        end = block.end() if kind == "sh" else 0
     return found
 
 
@@ -47,7 +47,7 @@ def plain(line: str) -> str:
 
 def missing(expected: str, printed: str) -> str | None:
     """The first line of `expected` that `printed` does not have behind those before it; … stands for anything."""
-    lines = [plain(line) for line in printed.splitlines()]
+    lines = iter(plain(line) for line in printed.splitlines())
     for line in expected.splitlines():
         pattern = re.compile(".*".join(re.escape(piece) for piece in plain(line).split("…")))
         if line.strip() != "…" and not any(pattern.fullmatch(one) for one in lines):

@@ -85,6 +85,34 @@ def test_the_embedded_model_is_worth_what_a_run_says_of_it_before(trained: Path,
     assert summary(tmp_path / "e")["evaluation"] == summary(trained)["evaluation_before"]
 
 
+def test_a_run_brings_its_own_model_setting_and_is_not_asked_another_task_by_default(tmp_path: Path, capfd: Captured) -> None:
+    run, check = tmp_path / "run", f"hydra.run.dir={tmp_path / 'e'}"
+    assert train.main([*TRAIN, "task=cls_digits", "model.min_pixels=9216", "model.max_pixels=9216", f"hydra.run.dir={run}"]) == 0
+    capfd.readouterr()
+    assert main([SMALL, f"run={run}", check]) == 2
+    line = f"run={run}: it was trained for cls_digits, and fsod_digits is only the default; give task=cls_digits, or task=fsod_digits\n"
+    assert capfd.readouterr().err == line and not (tmp_path / "e").exists()
+    assert main([SMALL, f"run={run}", "task=cls_digits", check]) == 0
+    assert (tmp_path / "e/answers_evaluation.jsonl").read_bytes() == (run / "answers_after.jsonl").read_bytes()
+    assert main([SMALL, f"run={run}", "task=ovd_digits", f"hydra.run.dir={tmp_path / 'other'}"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["run=somewhere", "model.path=other"], "model.path: not read with run=…; leave it out"),
+        (["predictions=p.jsonl", "model=tiny"], "model: not read with predictions=…; leave it out"),
+        (["predictions=p.jsonl", "hardware.device=cuda"], "hardware.device: not read with predictions=…; leave it out"),
+        (["task.shots=3"], "task.shots=3: nothing here reads task.shots; leave it out"),
+        (["data.train_images=3"], "data.train_images=3: nothing here reads data.train_images; leave it out"),
+        (["model.learning_rate=1"], "model.learning_rate=1: nothing here reads model.learning_rate; leave it out"),
+    ],
+)
+def test_what_is_not_read_cannot_be_typed(overrides: list[str], line: str, tmp_path: Path, capfd: Captured) -> None:
+    assert main([SMALL, *overrides, f"hydra.run.dir={tmp_path / 'e'}"]) == 2
+    assert capfd.readouterr().err == f"{line}\n" and not (tmp_path / "e").exists()
+
+
 def test_a_run_stands_for_its_newest_checkpoint(trained: Path, tmp_path: Path) -> None:
     assert newest_checkpoint(trained).name == "step_000002"
     assert main([SMALL, f"run={trained}", f"hydra.run.dir={tmp_path / 'e'}"]) == 0

@@ -71,6 +71,17 @@ def test_the_files_that_were_asked_for_are_written_and_replaced(study: Path, her
     assert sorted(os.listdir(here)) == ["numbers.json", "page.html", "study"]
 
 
+def test_an_evaluation_is_left_out_and_another_test_set_is_another_group(here: Path, capfd: Capture) -> None:
+    for name, data in (("a", "x"), ("b", "x"), ("c", "y")):
+        (write_run(here / name, seed=ord(name)) / "environment.json").write_text(json.dumps({"data": {"train": name, "test": data}}))
+    (here / "e").mkdir()
+    (here / "e/summary.json").write_text('{"task": "fsod_digits", "model": "tiny", "metric": "AP", "value": 1.0, "evaluation": {"AP": 1.0}}')
+    assert main(["runs=*"]) == 0
+    out, err = capfd.readouterr()
+    assert [line.split()[:3] for line in out.splitlines()[1:]] == [["data.test=x", "AP", "2"], ["data.test=y", "AP", "1"]]
+    assert err.splitlines()[0] == "e: no finished training run, left out"
+
+
 def test_one_run_has_no_interval(here: Path, capfd: Capture) -> None:
     write_run(here / "a")
     assert main(["runs=a"]) == 0
@@ -84,7 +95,7 @@ def test_a_repeated_seed_and_an_unfinished_run_are_told(here: Path, capfd: Captu
     assert main(["runs=*"]) == 0
     out, err = capfd.readouterr()
     assert " 2 " in out.splitlines()[1]
-    assert err.startswith("c: unfinished, left out\nwarning: fsod_digits, tiny: seed 0 more than once, and all count: a, b\n")
+    assert err.startswith("c: no finished training run, left out\nwarning: fsod_digits, tiny: seed 0 more than once, and all count: a, b\n")
 
 
 @pytest.mark.parametrize(
@@ -103,6 +114,8 @@ def test_a_repeated_seed_and_an_unfinished_run_are_told(here: Path, capfd: Captu
         (["runs=study", "json=study"], "json=study: must be a file"),
         (["runs=study", "out=/proc/page.html"], "/proc/page.html: "),
         (["run=study"], "did you mean runs?"),
+        (["runs=study", "json=study/grpo_0/summary.json"], "json=study/grpo_0/summary.json: lies in the folder of a run"),
+        (["runs=study", "out=study/grpo_0/more.html"], "out=study/grpo_0/more.html: lies in the folder of a run"),
     ],
 )
 def test_what_is_wrong_is_one_line(study: Path, here: Path, arguments: list[str], told: str, capfd: Capture) -> None:
@@ -110,7 +123,7 @@ def test_what_is_wrong_is_one_line(study: Path, here: Path, arguments: list[str]
     before = files(here)
     assert main(arguments) == 2
     *notes, line = capfd.readouterr().err.splitlines()
-    assert told in line and notes in ([], ["empty: unfinished, left out"])
+    assert told in line and notes in ([], ["empty: no finished training run, left out"])
     assert files(here) == before
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from visual_rft import workload
 from visual_rft.parsing import parse_classification, parse_detection, parse_grounding
 from visual_rft.rewards.options import Family, RewardOptions
+from visual_rft.sources.digits import DigitOptions
 from visual_rft.tasks import classification, detection, grounding
 from visual_rft.tasks.classification import ClassificationOptions
 from visual_rft.tasks.detection import DetectionOptions, Present
@@ -149,6 +150,20 @@ def test_open_vocabulary_trains_on_base_categories_alone() -> None:
     asked = workload._detection_train(options, images)
     assert {e.subject for e in asked} == {"cat"} and sorted(len(e.truth.boxes) for e in asked) == [0, 1]
     assert {e.subject for e in workload._detection_test(options, images)} == {"cat", "dog"}
+
+
+def test_a_classification_asks_about_its_categories_alone() -> None:
+    options = replace(CLASSIFICATION, categories=["dog"])
+    dog = AnnotatedImage(9, lambda: PIXELS, (DOG,))
+    assert [e.image_id for e in workload._classification_test(options, [ALONE, dog])] == [9]
+    with pytest.raises(ValueError, match=r"task\.categories: must be names, each once"):
+        replace(CLASSIFICATION, categories=[])
+
+
+def test_test_questions_are_the_same_for_every_seed() -> None:
+    data = DigitOptions(20, 8, 2, 3)
+    asked = [[(q.id, q.question) for q in workload.test_questions(replace(GROUNDING, split_seed=seed), data)] for seed in (0, 1)]
+    assert asked[0] == asked[1] and len(asked[0]) == 8
 
 
 def test_an_instruction_is_chosen_by_its_sort_first() -> None:

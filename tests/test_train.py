@@ -162,11 +162,12 @@ def test_a_sweep_over_tasks_ends_in_one_table_and_a_failing_job_stops_no_other(t
         ("hardware.device=cuda", "hardware.device=cuda: torch"),
         ("+rewards.weights.colour=2", "rewards.weights.colour: this task has no such reward part"),
         ("task=fsod_coco", "data.train_annotations: data/coco/annotations/instances_train2017.json: No such file or directory; take train2017.zip"),
+        ("task.negatives=1e308", "task.negatives=1e+308: must lie in 0..100"),
         ("steps=0", "steps=0: must be at least 1"),
         ("hardware.device=mps", "hardware.device=mps: no such kind of device"),
         ("seed=99999999999", "task.split_seed=99999999999: must lie in"),
         ("task.split_seed=-1", "task.split_seed=-1: must lie in"),
-        ("+rewards.weights.iou=nan", "rewards.weights.iou=nan: must be a finite number"),
+        ("+rewards.weights.iou=nan", "rewards.weights.iou=nan: must lie in -1e+06..1e+06"),
         ("logger.report_images=-1", "logger.report_images=-1: must be"),
         ("hardware.logprob_tolerance=1e-12", "hardware.logprob_tolerance=1e-12: rollout and trainer differ by"),
         ("algorithm.kl.coefficient=-1", "algorithm.kl.coefficient=-1.0: must be 0 or a positive number"),
@@ -210,11 +211,34 @@ def test_a_checkpoint_that_lacks_a_tensor_or_a_file_is_refused(tmp_path: Path) -
             load(ModelOptions("tiny", str(broken), 4096, 4096, 1e-4), torch.device("cpu"))
 
 
+def test_a_checkpoint_with_nan_or_other_patches_is_refused(tmp_path: Path) -> None:
+    whole = folder("embedded:tiny")
+    for name in ("nan", "patches"):
+        shutil.copytree(whole, tmp_path / name)
+    tensors = load_file(whole / "model.safetensors")
+    tensors["visual.merger.ln_q.weight"] = tensors["visual.merger.ln_q.weight"] * float("nan")
+    save_file(tensors, tmp_path / "nan/model.safetensors", metadata={"format": "pt"})
+    patches = json.loads((whole / "preprocessor_config.json").read_text()) | {"patch_size": 16}
+    (tmp_path / "patches/preprocessor_config.json").write_text(json.dumps(patches))
+    for name, line in {"nan": r"the tensor .*ln_q\.weight holds NaN or infinity", "patches": "differ in the size of a patch"}.items():
+        with pytest.raises(ValueError, match=f"model.path={tmp_path / name}: .*{line}"):
+            load(ModelOptions("tiny", str(tmp_path / name), 4096, 4096, 1e-4), torch.device("cpu"))
+
+
 def test_checkpoints_come_as_often_as_asked_and_the_reference_stays(tmp_path: Path) -> None:
     assert main([*SMALL, "steps=4", "checkpoint.every=2", f"hydra.run.dir={tmp_path}"]) == 0
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step_000002", "step_000004"]
     kl = [float(str(line["loss/kl"])) for line in lines(tmp_path / "metrics.jsonl") if "loss/kl" in line]
     assert kl[0] == pytest.approx(0, abs=1e-9) and kl[-1] > 1e-6
+
+
+def test_a_run_that_diverges_keeps_every_line_and_saves_no_ruined_weights(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    overrides = [*SMALL, "model.learning_rate=1e30", "algorithm.max_bad_steps=1", f"hydra.run.dir={tmp_path}"]
+    assert main(overrides) == 2
+    assert capfd.readouterr().err.splitlines()[-1].startswith("algorithm.max_bad_steps=1: as many steps in a row were skipped, up to step 2: ")
+    assert [line["step"] for line in lines(tmp_path / "metrics.jsonl")] == [0, 1, 2]
+    assert not (tmp_path / "checkpoints").exists() and not (tmp_path / "summary.json").exists()
+    assert torch.load(tmp_path / "skipped/step_000002.pt", weights_only=True)["examples"]
 
 
 def test_the_defaults_are_the_papers_and_strict() -> None:

@@ -17,7 +17,7 @@ from visual_rft.models.policy import Policy, TokenScores
 from visual_rft.models.processor import Processor
 from visual_rft.parsing import parse_detection
 from visual_rft.tasks.task import Task
-from visual_rft.trainer import Advantage, AlgorithmOptions, Step, Trainer
+from visual_rft.trainer import Advantage, AlgorithmOptions, Step, Trainer, Update
 from visual_rft.vocabulary import Completion, DetectionTruth, Example, Group, Reason, Refusal, Reward, Scores, Truth
 
 OPTIONS = AlgorithmOptions(group_size=4, max_completion_tokens=6)
@@ -136,8 +136,17 @@ def test_a_step_whose_loss_is_nan_is_skipped_counted_and_explained(
     assert str(steps[1].skipped).startswith("the loss of ") and all(e.id in str(steps[1].skipped) for e in ragged[:1])
     assert [torch.equal(a, b) for a, b in pairwise(weights)] == [True, False, True, False, False]
     assert all(w.isfinite().all() for w in weights)
-    with pytest.raises(ValueError, match=r"algorithm\.max_bad_steps=2: as many steps in a row were skipped, up to step 4"):
-        run({3, 4})
+    steps, _ = run({3, 4})
+    assert [step.fatal is None for step in steps] == [True, True, True, False]
+
+
+def test_a_batch_stops_at_its_first_bad_update(untrained: tuple[Policy, Processor], ragged: list[Example], monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer(copy.deepcopy(untrained[0]), None, untrained[1], VOWELS, replace(OPTIONS, kl=KlOptions(0.0), updates_per_batch=4), HARDWARE)
+    metrics = {"policy/grad_norm": 1.0, "policy/lr": 0.0}
+    updates = iter([Update(metrics, []), Update(metrics | {"policy/grad_norm": float("inf")}, []), Update(metrics, [])])
+    monkeypatch.setattr(trainer, "update", lambda *_: next(updates))
+    done = trainer.updates([], 0.0)
+    assert [update.fault() is None for update in done] == [True, False] and "the gradient's norm is inf" in str(done[-1].fault())
 
 
 def test_batch_metrics_by_hand() -> None:

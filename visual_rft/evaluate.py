@@ -17,8 +17,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from visual_rft import hardware, workload
 from visual_rft.config import Job, start
@@ -34,7 +37,7 @@ from visual_rft.sources.jsonl import read_text
 from visual_rft.sources.options import DataOptions
 from visual_rft.sources.predictions import are_coco_results, coco_results, completions
 from visual_rft.tasks.detection import DetectionOptions
-from visual_rft.tasks.meant import MeantFor
+from visual_rft.tasks.meant import SHOTS, TRAINING, MeantFor
 from visual_rft.tasks.task import Task, TaskOptions
 from visual_rft.tracking.console import Console, print_table
 from visual_rft.tracking.report import Report, write_report
@@ -51,6 +54,7 @@ class EvaluateConfig(MeantFor):
     data: DataOptions = MISSING
     hardware: HardwareOptions = MISSING
     algorithm: DecodingOptions = MISSING
+    unread_keys: ClassVar = (*SHOTS, "task.negatives", "task.iou_threshold", "data.train_images", *TRAINING)
     run: str | None = None
     predictions: str | None = None
     report_images: int = MISSING
@@ -66,6 +70,9 @@ class EvaluateConfig(MeantFor):
 def run(job: Job[EvaluateConfig]) -> None:
     """One evaluation, from a checked configuration to a finished folder."""
     c, started = job.config, time.perf_counter()
+    for key in job.typed:
+        if ((c.run or c.predictions) and key.startswith("model")) or (c.predictions and key.startswith("hardware")):
+            raise ValueError(f"{key}: not read with {'run' if c.run else 'predictions'}=…; leave it out")
     task, questions = workload.task(c.task, RewardOptions()), workload.test_questions(c.task, c.data)
     by = _by_model if c.predictions is None else _by_predictions
     folder, evaluation, source = by(job, task, questions)
@@ -79,7 +86,7 @@ def run(job: Job[EvaluateConfig]) -> None:
 def _by_model(job: Job[EvaluateConfig], task: Task, questions: Sequence[Example]) -> tuple[RunFolder, Evaluation, dict[str, str]]:
     """The model's answers, worth what they are; the folder they are in; who gave them."""
     c = job.config
-    model = c.model if c.run is None else replace(c.model, path=str(newest_checkpoint(Path(c.run).expanduser())))
+    model = c.model if c.run is None else model_of(Path(c.run).expanduser(), c.task.name, task_typed="task" in job.typed)
     device = hardware.prepare(c.hardware, c.seed)
     policy, processor = loading.load(model, device)
     folder = _create(job, str(device), {"test": fingerprint(questions)})
@@ -110,6 +117,23 @@ def _create(job: Job[EvaluateConfig], device: str, fingerprints: Mapping[str, st
     return folder
 
 
+def model_of(folder: Path, task: str, *, task_typed: bool) -> ModelOptions:
+    """The model of a run, as its configuration had it, at its newest checkpoint. Raises ValueError when there is none, or when the run was trained
+    for another task than `task` and nobody asked for this one."""
+    checkpoint = newest_checkpoint(folder)
+    file = folder / "config.yaml"
+    try:
+        config = OmegaConf.load(file)
+        trained_for = config.task.name
+        model = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelOptions), config.model))
+    except (OSError, YAMLError, OmegaConfBaseException, AttributeError) as error:
+        raise ValueError(f"run={folder}: {file} is not the configuration of a run; give the checkpoint as model.path=… instead") from error
+    if trained_for != task and not task_typed:
+        raise ValueError(f"run={folder}: it was trained for {trained_for}, and {task} is only the default; give task={trained_for}, or task={task}")
+    assert isinstance(model, ModelOptions)
+    return replace(model, path=str(checkpoint))
+
+
 def newest_checkpoint(folder: Path) -> Path:
     """The checkpoint of the latest step in a run folder. Raises ValueError when there is none."""
     found = sorted((folder / "checkpoints").glob("step_*"), key=lambda path: (len(path.name), path.name))
@@ -131,10 +155,10 @@ def given(task: Task, options: TaskOptions, file: str, text: str, questions: Seq
     return [json.dumps(one.plain) for one in answers], list(answers)
 
 
-def conclude(folders: Sequence[Path]) -> None:
-    """The table on stdout: the scores of one evaluation, or a line a job of a sweep."""
+def conclude(folders: Sequence[Path], sweep: bool) -> None:
+    """The table on stdout: the scores of one evaluation, or a line for each job of a sweep that succeeded."""
     summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
-    if len(folders) == 1:
+    if not sweep:
         (summary,) = summaries
         print(f"{summary['task']}, {summary['path']}, {summary['questions']} questions about unseen images")
         scores = {name: score for name, score in summary["evaluation"].items() if not isinstance(score, Mapping)}
@@ -142,7 +166,7 @@ def conclude(folders: Sequence[Path]) -> None:
     else:
         rows = [(folder.name, one["metric"], f"{one['value']:.2f}") for folder, one in zip(folders, summaries, strict=True)]
         print_table(("job", "metric", "score"), rows)
-    print(f"run folder{'s' if len(folders) > 1 else ''}: {os.path.commonpath(folders)}")
+    print(f"run folder{'s' if sweep else ''}: {os.path.commonpath([folder.parent for folder in folders] if sweep else folders)}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

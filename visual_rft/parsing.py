@@ -154,6 +154,8 @@ def _answer_body(text: str) -> str:
 
 
 def _class_answer(body: str) -> ClassAnswer:
+    if not any(character.isalnum() for character in body):
+        raise Refused(Refusal(Reason.EMPTY_ANSWER, body[:_DETAIL]))
     if not _NAME.fullmatch(body):
         raise Refused(Refusal(Reason.NOT_A_NAME, body[:_DETAIL]))
     return ClassAnswer(body)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import ClassVar
 
 from omegaconf import MISSING
 from PIL.Image import Image
@@ -30,7 +31,7 @@ from visual_rft.rewards.options import RewardOptions
 from visual_rft.rollout.options import DecodingOptions
 from visual_rft.sources.image_file import read_image
 from visual_rft.tasks import classification, detection, grounding
-from visual_rft.tasks.meant import MeantFor
+from visual_rft.tasks.meant import SHOTS, TRAINING, MeantFor
 from visual_rft.tasks.task import TaskOptions
 from visual_rft.tracking.drawing import draw_answer, save_png
 from visual_rft.vocabulary import Answer, DetectionTruth, Example, Refusal
@@ -42,6 +43,7 @@ Parser = Callable[[str], Answer | Refusal]
 class PredictConfig(MeantFor):
     """`out` is the PNG to write; without it, <name of the image>_answer.png in the current folder."""
 
+    unread_keys: ClassVar = (*SHOTS, "task.negatives", "task.novel", "task.present", "task.iou_threshold", *TRAINING)
     image: str = MISSING
     category: str | None = None
     prompt: str | None = None

@@ -53,9 +53,12 @@ def run(job: Job[ReportConfig]) -> None:
     c = job.config
     finished, unfinished = find_runs(c.runs)
     for folder in unfinished:
-        print(f"{folder}: unfinished, left out", file=sys.stderr)
+        print(f"{folder}: no finished training run, left out", file=sys.stderr)
     if not finished:
         raise ValueError(f"runs={','.join(c.runs)}: no finished run there; a run that has finished has a summary.json")
+    for name, file in (("out", c.out), ("json", c.json)):
+        if file and any(Path(file).expanduser().resolve().is_relative_to(folder.resolve()) for folder in finished):
+            raise ValueError(f"{name}={file}: lies in the folder of a run, whose files must stay as they are; name a file elsewhere")
     arms = arms_of([read_run(folder) for folder in finished])
     for arm in arms:
         for seed, runs in repeated_seeds(arm).items():

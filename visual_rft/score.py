@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
@@ -23,7 +23,7 @@ from visual_rft import workload
 from visual_rft.config import Job, start
 from visual_rft.rewards.options import RewardOptions
 from visual_rft.sources.jsonl import Line, read_lines, read_text
-from visual_rft.tasks.meant import MeantFor
+from visual_rft.tasks.meant import SHOTS, MeantFor
 from visual_rft.tasks.task import Task, TaskOptions
 
 
@@ -31,6 +31,7 @@ from visual_rft.tasks.task import Task, TaskOptions
 class ScoreConfig(MeantFor):
     """`completions`: a file of JSON lines, or - for stdin. Neither a model nor data are read."""
 
+    unread_keys: ClassVar = (*SHOTS, "task.negatives", "task.novel", "task.present")
     task: TaskOptions = MISSING
     rewards: RewardOptions = MISSING
     completions: str = MISSING

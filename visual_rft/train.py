@@ -106,6 +106,9 @@ def run(job: Job[TrainConfig]) -> Path:
         console.final_seconds = before.seconds
         for step in trainer.run(examples, steps=c.steps, prompts_per_step=c.prompts_per_step, learning_rate=c.model.learning_rate, seed=c.seed):
             log.rollouts(step)
+            if step.fatal:
+                log.metrics(step.number, step.metrics)
+                raise ValueError(step.fatal)
             checkpoint = folder.checkpoints / f"step_{step.number:06d}"
             if step.number == c.steps:
                 loading.save(trainer.policy, trainer.processor, checkpoint)
@@ -148,7 +151,7 @@ class Log:
         self.logger.log_rollouts(step.number, records)
         if step.skipped:
             saved = self.folder.save_skipped(step.number, step.groups, step.advantages_PG)
-            self.console.say(f"step {step.number} skipped, the weights stay as they were: {step.skipped}; its batch is in {saved}")
+            self.console.say(f"step {step.number}: the update is skipped, since {step.skipped}; its batch is in {saved}")
 
     def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """The step's numbers; step 0 is the base model."""
@@ -196,16 +199,16 @@ def _instead(made: Path, folder: Path) -> Path:
     return folder
 
 
-def conclude(folders: Sequence[Path]) -> None:
-    """The table on stdout: before and after of one run, or a line a job of a sweep."""
+def conclude(folders: Sequence[Path], sweep: bool) -> None:
+    """The table on stdout: before and after of one run, or a line for each job of a sweep that succeeded."""
     summaries = [json.loads((folder / "summary.json").read_text()) for folder in folders]
-    if len(folders) == 1:
+    if not sweep:
         (summary,) = summaries
         print(f"{summary['task']}, {summary['model']}, {summary['questions']} questions about unseen images")
         print_table(("", "before", "after", "change"), score_rows(summary))
     else:
         print_table(("job", "metric", "before", "after", "change", "seconds"), [sweep_row(*pair) for pair in zip(folders, summaries, strict=True)])
-    print(f"run folder{'s' if len(folders) > 1 else ''}: {os.path.commonpath(folders)}")
+    print(f"run folder{'s' if sweep else ''}: {os.path.commonpath([folder.parent for folder in folders] if sweep else folders)}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

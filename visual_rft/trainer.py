@@ -70,7 +70,8 @@ class AlgorithmOptions(LossOptions):
 class Step:
     """One finished step (`number` counts from 1): its metrics by name, and everything that was sampled and how it was judged.
 
-    `skipped` says why the weights stayed as they were; None when they moved, as they should.
+    `skipped` says why an update left the weights alone (with several a batch, the ones before it moved them); None when none did. `fatal` is the
+    line to stop the run with: as many steps in a row were skipped as are allowed.
     """
 
     number: int
@@ -80,6 +81,7 @@ class Step:
     totals_PG: Tensor
     advantages_PG: Tensor
     skipped: str | None
+    fatal: str | None
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ class Trainer:
     def run(self, examples: Sequence[Example], *, steps: int, prompts_per_step: int, learning_rate: float, seed: int) -> Iterator[Step]:
         """What is left of `steps` steps over the training examples; the learning rate falls linearly to zero. Everything follows from the seed.
 
-        A step whose loss or gradient is not finite leaves the weights alone. Raises ValueError after `max_bad_steps` of them in a row.
+        An update whose loss or gradient is not finite leaves the weights alone. After `max_bad_steps` such steps in a row the last is `fatal`.
         """
         for step in range(self.progress.steps, steps):
             watch = Stopwatch()
@@ -149,17 +151,20 @@ class Trainer:
             with watch.stage("reference"):
                 batches = self.pack(groups, advantages_PG)
             with watch.stage("update"):
-                updates = [self.update(batches, learning_rate * (1 - step / steps)) for _ in range(self.algorithm.updates_per_batch)]
-            fault = next((fault for update in updates if (fault := update.fault())), None)
+                updates = self.updates(batches, learning_rate * (1 - step / steps))
+            fault = updates[-1].fault()
             self.progress = self.progress.after(skipped=fault is not None)
             metrics = mean_metrics([update.metrics for update in updates]) | {"policy/skipped_steps": self.progress.skipped}
             metrics |= batch_metrics(groups, rewards_PG, totals_PG) | watch.metrics(groups)
-            yield Step(step + 1, metrics, groups, rewards_PG, totals_PG, advantages_PG, fault)
-            if self.progress.skipped_in_a_row == self.algorithm.max_bad_steps:
-                raise ValueError(
-                    f"algorithm.max_bad_steps={self.algorithm.max_bad_steps}: as many steps in a row were skipped, up to step {step + 1}: {fault}; "
-                    "ask for a smaller model.learning_rate or a greater algorithm.kl.coefficient"
-                )
+            fatal = self._too_many(fault) if self.progress.skipped_in_a_row == self.algorithm.max_bad_steps else None
+            yield Step(step + 1, metrics, groups, rewards_PG, totals_PG, advantages_PG, fault, fatal)
+            if fatal:
+                return
+
+    def _too_many(self, fault: str | None) -> str:
+        bad, step = self.algorithm.max_bad_steps, self.progress.steps
+        remedy = "ask for a smaller model.learning_rate or a greater algorithm.kl.coefficient"
+        return f"algorithm.max_bad_steps={bad}: as many steps in a row were skipped, up to step {step}: {fault}; {remedy}"
 
     def sample(self, questions: Sequence[Example], seed: tuple[int, int]) -> list[Group]:
         """A group of completions of each question from the policy as it is."""
@@ -182,6 +187,13 @@ class Trainer:
             reference_BT = self.scores(self.reference, part).logprobs_BT if self.reference else None
             batches.append(Batch(part, advantages_PG[first : first + size].flatten().to(self.policy.device).float(), old_BT, reference_BT))
         return batches
+
+    def updates(self, batches: Sequence[Batch], learning_rate: float) -> list[Update]:
+        """The optimizer steps on one batch, up to the first that is at fault; that one leaves the weights alone."""
+        done: list[Update] = []
+        while len(done) < self.algorithm.updates_per_batch and not (done and done[-1].fault()):
+            done.append(self.update(batches, learning_rate))
+        return done
 
     def update(self, batches: Sequence[Batch], learning_rate: float) -> Update:
         """One optimizer step on the whole batch: gradients of the micro-batches add up to that of the batch."""
@@ -207,7 +219,7 @@ class Trainer:
             metrics["policy/entropy"] = aggregate(scores.entropy_BT, mask_BT=scores.mask_BT, aggregation=self.algorithm.aggregation, total=total)
             for name, value in metrics.items():
                 summed[name] += value.item()
-            gap = max(gap, logprob_gap(scores, batch.groups))
+            gap = torch.tensor([gap, logprob_gap(scores, batch.groups)]).max().item()  # of NaN and a number: NaN
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.algorithm.max_grad_norm)
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = learning_rate

@@ -58,7 +58,7 @@ def _classification_train(options: classification.ClassificationOptions, images:
 
 
 def _classification_test(options: classification.ClassificationOptions, images: Sequence[AnnotatedImage]) -> list[Example]:
-    return [classification.example(image, options.kind) for image in images]
+    return [classification.example(image, options.kind) for image in images if not image.shown.isdisjoint(options.categories)]
 
 
 def _grounding_train(options: grounding.GroundingOptions, images: Sequence[AnnotatedImage]) -> list[Example]:

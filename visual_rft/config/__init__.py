@@ -5,6 +5,7 @@
 Exit codes: 0 done · 1 a bug, with its traceback · 2 refused, in one line on stderr · 130 interrupted.
 """
 
+import errno
 import logging
 import re
 import sys
@@ -34,6 +35,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from visual_rft.config.refusals import WRITABLE, describe, folded, no_such_key, one_line
 
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # what no program can foresee
 HYDRA_VERSION = "1.3"  # whose defaults hold: no change of the working directory
 
 NO_SCHEMAS: Mapping[str, type] = MappingProxyType({})
@@ -43,12 +45,14 @@ Schema = TypeVar("Schema")
 
 @dataclass(frozen=True)
 class Job(Generic[Schema]):
-    """What one run is given: its checked config, the same resolved in plain values and as YAML, its folder (made, absolute)."""
+    """What one run is given: its checked config, the same resolved in plain values and as YAML, its folder (made, absolute), and the keys that
+    were typed on the command line."""
 
     config: Schema
     plain: dict[str, Any]
     yaml: str
     folder: Path
+    typed: tuple[str, ...]
 
 
 def start(
@@ -57,14 +61,14 @@ def start(
     run: Callable[[Job[Schema]], Path | None],
     argv: Sequence[str] | None = None,
     schemas: Mapping[str, type] = NO_SCHEMAS,
-    conclude: Callable[[list[Path]], None] = lambda _: None,
+    conclude: Callable[[list[Path], bool], None] = lambda *_: None,
 ) -> int:
     """Compose conf/<name>.yaml with `argv` (default: the command line), check every job, run each; returns the exit code.
 
     `schema` is a plain dataclass, in Hydra's store as `<name>_schema`; `schemas` are those that a YAML of a group may begin with, as
     `<group>/<name>_schema`. A ValueError, of a `__post_init__` or of `run`, is a refusal: its text is the line. Nothing is written before all jobs
     of a sweep have passed; one that fails later does not stop the others. At the end `conclude` is given the folders of the jobs that succeeded:
-    those that `run` returns, else the jobs' own.
+    those that `run` returns, else the jobs' own; and whether they are of a sweep.
     """
     register(schema, name, schemas)
     OmegaConf.register_new_resolver("started", datetime.now().strftime, replace=True)
@@ -77,18 +81,19 @@ def start(
     def job(composed: DictConfig) -> None:
         # An exception would end a batch of the sweep, and make Hydra print two more lines.
         folder = Path(HydraConfig.get().runtime.output_dir)
-        codes.append(_exit_code(lambda: done.append(run(_job(schema, composed)) or folder), _label()))
+        codes.append(_exit_code(lambda: done.append(run(_job(schema, composed)) or folder), _label(), folder))
         if codes[-1] == 2:
             _remove_if_ours(folder, begun)
 
     def hydra_main() -> None:
         conf = conf_folder(name)
         known = _known(schema, schemas, conf)
-        _check_jobs(schema, known, name, conf, _parse(arguments))
+        args = _parse(arguments)
+        _check_jobs(schema, known, name, conf, args)
         with one_line(known, arguments), _command_line(arguments):
             hydra.main(version_base=HYDRA_VERSION, config_path=str(conf), config_name=name)(job)()
         if done:
-            conclude(done)
+            conclude(done, args.multirun)
 
     try:
         codes.append(_exit_code(hydra_main))
@@ -146,12 +151,19 @@ def _check_jobs(schema: type[Schema], known: Sequence[str], name: str, conf: Pat
 
 
 def _refuse_unread(schema: type, overrides: Sequence[str]) -> None:
-    """Nobody may type a key that the entry takes in only because files of conf/ name it: such fields are marked `unread`."""
-    unread = {field.name for field in fields(schema) if field.metadata.get("unread")}
+    """Nobody may type a key that the entry takes in only because files of conf/ name it: such fields are marked `unread`, and a schema lists
+    in `unread_keys` what it does not read inside the others."""
+    unread = {field.name for field in fields(schema) if field.metadata.get("unread")} | set(getattr(schema, "unread_keys", ()))
     for override in overrides:
-        root = re.split(r"[.=@]", override.lstrip("+~"))[0]
-        if root in unread:
-            raise ValueError(f"{override}: nothing here reads {root}; leave it out")
+        key = _key(override)
+        for name in (key.partition(".")[0], key):
+            if name in unread:
+                raise ValueError(f"{override}: nothing here reads {name}; leave it out")
+
+
+def _key(override: str) -> str:
+    """What stands left of `=`."""
+    return re.split(r"[=@]", override.lstrip("+~"))[0]
 
 
 def _combinations(overrides: Sequence[str]) -> list[list[str]]:
@@ -173,7 +185,7 @@ def _job(schema: type[Schema], composed: DictConfig) -> Job[Schema]:
     config = _typed(schema, composed, list(keys(schema)))
     node = OmegaConf.structured(config)
     plain = cast(dict[str, Any], OmegaConf.to_container(node, enum_to_str=True))
-    return Job(config, plain, OmegaConf.to_yaml(node), folder)
+    return Job(config, plain, OmegaConf.to_yaml(node), folder, tuple(_key(override) for override in context.overrides.task))
 
 
 def _try_to_write(folder: Path) -> None:
@@ -234,7 +246,7 @@ def _command_line(arguments: list[str]) -> Iterator[None]:
         sys.argv = before
 
 
-def _exit_code(action: Callable[[], None], label: str = "") -> int:
+def _exit_code(action: Callable[[], None], label: str = "", folder: Path = Path()) -> int:
     try:
         action()
     except ValueError as error:
@@ -242,9 +254,12 @@ def _exit_code(action: Callable[[], None], label: str = "") -> int:
             traceback.print_exc()
         print(label + folded(str(error)), file=sys.stderr)
         return 2
-    except Exception:  # noqa: BLE001  # the traceback is printed, and the other jobs of a sweep go on
-        print(label + traceback.format_exc(), file=sys.stderr)
-        return 1
+    except Exception as error:  # noqa: BLE001  # the traceback is printed, and the other jobs of a sweep go on
+        if not isinstance(error, OSError) or error.errno not in DISK:
+            print(label + traceback.format_exc(), file=sys.stderr)
+            return 1
+        print(f"{label}{error.filename or folder}: {error.strerror}; make room, or {WRITABLE}; what was written is kept", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -1,6 +1,7 @@
 """A model folder in, a policy and its processor out. Loading never runs code from the folder: safetensors only, no remote code."""
 
 import os
+import shutil
 from dataclasses import dataclass
 from importlib.resources import files
 from math import inf
@@ -55,7 +56,7 @@ def load(options: ModelOptions, device: torch.device) -> tuple[Policy, Processor
         model, info = AutoModelForImageTextToText.from_pretrained(
             source, dtype=torch.float32, use_safetensors=True, attn_implementation="sdpa", output_loading_info=True
         )
-    except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise ValueError(f"model.path={options.path}: {source} is no readable Qwen2-VL folder ({reason}); copy it again, whole") from error
     broken = sorted([*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])])
@@ -63,17 +64,30 @@ def load(options: ModelOptions, device: torch.device) -> tuple[Policy, Processor
         raise ValueError(
             f"model.path={options.path}: {len(broken)} tensors are missing or of another shape, {broken[0]} first; copy the folder again, whole"
         )
+    spoiled = next((name for name, weights in model.named_parameters() if not weights.isfinite().all()), None)
+    if spoiled:
+        raise ValueError(f"model.path={options.path}: the tensor {spoiled} holds NaN or infinity; take an earlier checkpoint")
+    vision, images = model.config.vision_config, processor.images
+    if (images.patch_size, images.merge_size) != (vision.patch_size, vision.spatial_merge_size):
+        raise ValueError(
+            f"model.path={options.path}: preprocessor_config.json cuts other patches than config.json says; copy the folder again, whole"
+        )
     return Policy(model, processor.allowed_ids).to(device), processor
 
 
 def save(policy: Policy, processor: Processor, target: Path, **states: Any) -> None:
     """A plain Hugging Face folder with the policy as it is now, and each of `states` beside it as <name>.pt, for torch.load(weights_only=True).
 
-    An interrupt leaves no half of it under its name.
+    An interrupt leaves no half of it under its name. Raises ValueError when it cannot be written.
     """
     partial = target.with_name(f".{target.name}.partial")
-    policy.model.save_pretrained(partial)
-    processor.save(partial)
-    for name, state in states.items():
-        torch.save(state, partial / f"{name}.pt")
-    os.replace(partial, target)
+    try:
+        policy.model.save_pretrained(partial)
+        processor.save(partial)
+        for name, state in states.items():
+            torch.save(state, partial / f"{name}.pt")
+        os.replace(partial, target)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors say a full disk in their own way
+        shutil.rmtree(partial, ignore_errors=True)
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{target}: the checkpoint cannot be written ({reason}); make room on the disk") from error

@@ -43,8 +43,8 @@ class Processor:
         """From a model folder; images are resized to between `min_pixels` and `max_pixels` (areas)."""
         size = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        if not tokenizer.chat_template:
-            raise ValueError("the tokenizer has no chat template")
+        if not tokenizer.chat_template or tokenizer.eos_token_id is None:
+            raise ValueError("the tokenizer lacks a chat template or an end token")
         return cls(tokenizer, Qwen2VLImageProcessorPil.from_pretrained(folder, size=size))
 
     def save(self, folder: Path) -> None:

@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from math import isfinite
+
+GREATEST = 1e6  # of a weight: rewards stay finite whatever they add up to
 
 
 class Family(StrEnum):
@@ -22,8 +23,8 @@ class RewardOptions:
 
     def __post_init__(self) -> None:
         for name, weight in self.weights.items():
-            if not isfinite(weight):
-                raise ValueError(f"rewards.weights.{name}={weight}: must be a finite number")
+            if not abs(weight) <= GREATEST:
+                raise ValueError(f"rewards.weights.{name}={weight}: must lie in -{GREATEST:g}..{GREATEST:g}")
 
 
 def weigh(parts: Iterable[str], weights: dict[str, float]) -> dict[str, float]:

@@ -9,7 +9,7 @@ from visual_rft.metrics.classification import classification_scores
 from visual_rft.parsing import parse_classification
 from visual_rft.rewards import paper, strict
 from visual_rft.rewards.options import Family, RewardOptions, weigh
-from visual_rft.tasks.task import Task, TaskOptions
+from visual_rft.tasks.task import Task, TaskOptions, check_names
 from visual_rft.tasks.wording import ASKED
 from visual_rft.vocabulary import AnnotatedImage, ClassAnswer, ClassTruth, Example, Refusal, Reward, Scores
 
@@ -18,11 +18,16 @@ QUESTION = f"Which {{kind}} does the image show? {ASKED} its name alone."
 
 @dataclass
 class ClassificationOptions(TaskOptions):
-    """Shots are images a category. `kind` is what the classes are kinds of: digit, flower. `aliases` are further right names: {alias: name}."""
+    """Shots are images a category; `categories` are trained and tested. `kind` is what they are kinds of: digit, flower. `aliases` are further right
+    names: {alias: name}."""
 
     categories: list[str]
     kind: str
     aliases: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_names(self.categories)
 
 
 def task(options: ClassificationOptions, rewards: RewardOptions) -> Task:

@@ -7,14 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from math import inf
 
 from visual_rft.boxes import xywh_pixels_to_norm1000
 from visual_rft.metrics.detection import ScoredQuery, detection_metrics
 from visual_rft.parsing import parse_detection
 from visual_rft.rewards import paper, strict
 from visual_rft.rewards.options import Family, RewardOptions, weigh
-from visual_rft.tasks.task import Task, TaskOptions
+from visual_rft.tasks.task import Task, TaskOptions, check_names
 from visual_rft.tasks.wording import ASKED
 from visual_rft.vocabulary import AnnotatedImage, DetectionAnswer, DetectionTruth, Example, Refusal, Scores
 
@@ -22,6 +21,9 @@ QUESTION = (
     f"Find every {{category}} in the image. {ASKED} a list such as [{{{{'Position': [left, top, right, bottom], 'Confidence': 0.95}}}}], "
     "in thousandths of the width and the height, or with No Objects."
 )
+
+
+MOST_NEGATIVES = 100
 
 
 class Present(StrEnum):
@@ -44,12 +46,11 @@ class DetectionOptions(TaskOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.negatives < inf:
-            raise ValueError(f"task.negatives={self.negatives}: must be 0 or a positive number")
+        if not 0 <= self.negatives <= MOST_NEGATIVES:
+            raise ValueError(f"task.negatives={self.negatives}: must lie in 0..{MOST_NEGATIVES}, as a share of the other questions")
         if not 0 <= self.iou_threshold < 1:
             raise ValueError(f"task.iou_threshold={self.iou_threshold}: must be at least 0 and below 1")
-        if not self.categories or len(set(self.categories)) < len(self.categories):
-            raise ValueError("task.categories: must be names, each once")
+        check_names(self.categories)
         for name in self.novel:
             if name not in self.categories:
                 raise ValueError(f"task.novel: '{name}' is not among task.categories, {', '.join(self.categories)}")

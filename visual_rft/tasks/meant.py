@@ -1,16 +1,20 @@
 """What a YAML of conf/task may say beside the task: the training run it is meant for. Entries that do not train take it in, too."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
+# Keys of groups that some entries read in part: those that draw the few shots, and those of training.
+SHOTS = ("task.shots", "task.split_seed")
+TRAINING = ("model.learning_rate", "hardware.prompts_per_micro_batch", "hardware.logprob_tolerance")
 # A key that files of conf/ may give, and nobody may type (`config.start`), since the entry does not read it.
 UNREAD = {"unread": True}
 
 
 @dataclass
 class MeantFor:
-    """Every such key, unchecked. An entry declares again, with their types, those that it reads."""
+    """Every such key, unchecked. An entry declares again, with their types, those that it reads; in `unread_keys` what it does not read of them."""
 
+    unread_keys: ClassVar[tuple[str, ...]] = ()
     model: Any = field(default=None, metadata=UNREAD)
     data: Any = field(default=None, metadata=UNREAD)
     hardware: Any = field(default=None, metadata=UNREAD)

@@ -22,6 +22,12 @@ class TaskOptions:
             raise ValueError(f"task.split_seed={self.split_seed}: must lie in 0..2147483647")
 
 
+def check_names(categories: Sequence[str]) -> None:
+    """Raises ValueError unless categories are names, each once."""
+    if not categories or len(set(categories)) < len(categories) or not all(name.strip() for name in categories):
+        raise ValueError("task.categories: must be names, each once")
+
+
 @dataclass(frozen=True)
 class Task:
     """One kind of question with its rewards. A new task is a new value of this, not a new loop.

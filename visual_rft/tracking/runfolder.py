@@ -6,6 +6,7 @@ The two `.jsonl` files only ever grow by whole lines; every other file appears w
 Axes: P prompts a step, G completions a prompt.
 """
 
+import errno
 import json
 import math
 import os
@@ -100,9 +101,14 @@ class RunFolder:
         return file
 
     def _append(self, name: str, records: Iterable[Mapping[str, Any]]) -> None:
-        # One unbuffered write: an interrupt falls before or after it, so no line is ever left in two halves.
+        # One unbuffered write: an interrupt falls before or after it, so no line is ever left in two halves. A full disk takes a part, and says
+        # so by the count alone.
+        lines = "".join(_json(record) + "\n" for record in records).encode("ascii")
         with open(self.path / name, "ab", buffering=0) as file:
-            file.write("".join(_json(record) + "\n" for record in records).encode("ascii"))
+            before = file.tell()
+            if file.write(lines) < len(lines):
+                file.truncate(before)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path / name))
 
 
 def _claim(file: Path) -> list[str]:

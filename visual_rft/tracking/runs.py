@@ -41,7 +41,7 @@ class Run:
 
 
 def find_runs(patterns: Sequence[str]) -> tuple[list[Path], list[Path]]:
-    """The folders of finished runs, and of what is no finished run, each once: pattern after pattern, sorted within one.
+    """The folders of finished training runs, and of what is none, each once: pattern after pattern, sorted within one.
 
     A pattern is a folder or a glob (`**`: any depth); a folder that holds run folders stands for them. ValueError for one that matches no folder.
     """
@@ -53,8 +53,17 @@ def find_runs(patterns: Sequence[str]) -> tuple[list[Path], list[Path]]:
         for folder in (run for path in folders for run in _runs_in(path)):
             found.setdefault(folder.resolve(), folder)
     outermost = [folder for place, folder in found.items() if found.keys().isdisjoint(place.parents)]  # `**` matches checkpoints/ too
-    finished = [folder for folder in outermost if (folder / FILES[-1]).is_file()]
+    finished = [folder for folder in outermost if (folder / FILES[-1]).is_file() and not _is_evaluation(folder / FILES[-1])]
     return finished, [folder for folder in outermost if folder not in finished]
+
+
+def _is_evaluation(summary: Path) -> bool:
+    """Whether `visual_rft.evaluate` wrote this: one value, nothing before it."""
+    try:
+        values = json.loads(summary.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False  # `read_run` says what is wrong with it
+    return isinstance(values, dict) and "value" in values and "before" not in values
 
 
 def patterns(text: str) -> list[str]:
@@ -89,6 +98,9 @@ def read_run(folder: Path) -> Run:
     setting = {key: value for key, value in _config(folder / "config.yaml") if key not in CHANCE and not key.startswith(NOT_MATHEMATICS)}
     machine = folder / "environment.json"
     environment = _object(_text(machine), str(machine)) if machine.exists() else {}
+    data = environment.get("data")
+    if isinstance(data, dict) and "test" in data:  # what was asked; the seed draws what was trained on
+        outcome["data.test"] = _plain(data["test"])
     return Run(folder, task, model, metric, seed, seconds, scores, setting | outcome, list(_metrics(folder / "metrics.jsonl")), environment)
 
 
