@@ -95,7 +95,7 @@ def test_every_command_composes(document: Path, tmp_path: Path, monkeypatch: pyt
     for entry, arguments in invocations(document.read_text()):
         module = importlib.import_module(f"visual_rft.{entry}")
         monkeypatch.setattr(module, "run", lambda job: None)
-        monkeypatch.setattr(module, "conclude", lambda folders: None, raising=False)
+        monkeypatch.setattr(module, "conclude", lambda *_: None, raising=False)
         assert module.main(arguments) == 0, f"{entry} {shlex.join(arguments)}"
 
 

@@ -114,8 +114,8 @@ def test_a_repeated_seed_and_an_unfinished_run_are_told(here: Path, capfd: Captu
         (["runs=study", "json=study"], "json=study: must be a file"),
         (["runs=study", "out=/proc/page.html"], "/proc/page.html: "),
         (["run=study"], "did you mean runs?"),
-        (["runs=study", "json=study/grpo_0/summary.json"], "json=study/grpo_0/summary.json: lies in the folder of a run"),
-        (["runs=study", "out=study/grpo_0/more.html"], "out=study/grpo_0/more.html: lies in the folder of a run"),
+        (["runs=study", "json=study/fsod_digits_group_0/summary.json"], "json=study/fsod_digits_group_0/summary.json: lies in the folder of a run"),
+        (["runs=study", "out=study/fsod_digits_group_0/more.html"], "out=study/fsod_digits_group_0/more.html: lies in the folder of a run"),
     ],
 )
 def test_what_is_wrong_is_one_line(study: Path, here: Path, arguments: list[str], told: str, capfd: Capture) -> None:

@@ -1,9 +1,11 @@
 """The GRPO step: what must not matter does not, what must matter does. Run: .venv/bin/python -m pytest tests/test_trainer.py"""
 
 import copy
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from math import isnan
 
 import pytest
 import torch
@@ -102,10 +104,10 @@ def test_the_gradient_is_clipped(untrained: tuple[Policy, Processor], ragged: li
 
 
 def test_a_diverged_run_stops_with_a_remedy(untrained: tuple[Policy, Processor], ragged: list[Example]) -> None:
-    with pytest.raises(
-        ValueError, match=r"algorithm\.max_bad_steps=2: .*, up to step 3: the loss of .* is not finite.* smaller model\.learning_rate"
-    ):
-        train(untrained, ragged, 6, replace(OPTIONS, max_bad_steps=2), learning_rate=1e30)
+    steps, _ = train(untrained, ragged, 6, replace(OPTIONS, max_bad_steps=2), learning_rate=1e30)
+    assert [bool(step.fatal) for step in steps] == [False, False, True]
+    line = r"algorithm\.max_bad_steps=2: .*, up to step 3: the loss of .* is not finite.* smaller model\.learning_rate"
+    assert re.match(line, str(steps[-1].fatal)) and isnan(steps[-1].metrics["rollout/trainer_logprob_gap"])
 
 
 def test_a_step_whose_loss_is_nan_is_skipped_counted_and_explained(

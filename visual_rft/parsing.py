@@ -154,10 +154,10 @@ def _answer_body(text: str) -> str:
 
 
 def _class_answer(body: str) -> ClassAnswer:
-    if not any(character.isalnum() for character in body):
-        raise Refused(Refusal(Reason.EMPTY_ANSWER, body[:_DETAIL]))
     if not _NAME.fullmatch(body):
         raise Refused(Refusal(Reason.NOT_A_NAME, body[:_DETAIL]))
+    if all(unicodedata.category(character) == "Cf" for character in normalised_name(body)):  # nothing, or characters without a shape
+        raise Refused(Refusal(Reason.EMPTY_ANSWER, body[:_DETAIL]))
     return ClassAnswer(body)
 
 

@@ -69,9 +69,7 @@ def load(options: ModelOptions, device: torch.device) -> tuple[Policy, Processor
         raise ValueError(f"model.path={options.path}: the tensor {spoiled} holds NaN or infinity; take an earlier checkpoint")
     vision, images = model.config.vision_config, processor.images
     if (images.patch_size, images.merge_size) != (vision.patch_size, vision.spatial_merge_size):
-        raise ValueError(
-            f"model.path={options.path}: preprocessor_config.json cuts other patches than config.json says; copy the folder again, whole"
-        )
+        raise ValueError(f"model.path={options.path}: preprocessor_config.json and config.json differ in the size of a patch; copy the folder again")
     return Policy(model, processor.allowed_ids).to(device), processor
 
 

@@ -107,11 +107,8 @@ def _headline(summary: Mapping[str, Any], evaluations: Mapping[str, Mapping[str,
 def _skipped(metrics: Sequence[Mapping[str, Any]]) -> str:
     """`policy/skipped_steps` counts from the beginning of the run."""
     skipped = max((line.get("policy/skipped_steps") or 0 for line in metrics), default=0)
-    return (
-        f"<p><b>{skipped:.0f} {'step' if skipped == 1 else 'steps'} skipped</b>: a loss or gradient was not finite; their batches are in skipped/</p>"
-        if skipped
-        else ""
-    )
+    steps = f"{skipped:.0f} step{'s' if skipped > 1 else ''}"
+    return f"<p><b>{steps} skipped</b>: a loss or gradient was not finite; the batches are in skipped/</p>" if skipped else ""
 
 
 def _shared(evaluations: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[float | None]]]:
