@@ -80,5 +80,6 @@ def open_logger(options: LoggerOptions, *, folder: Path, name: str, config: Mapp
     if isinstance(options, WandbOptions):
         from visual_rft.tracking import wandb_logger  # takes a second: only who asks for it waits
 
-        return wandb_logger.open_wandb(options, folder=folder, name=name, config=config) or NoLogger()
+        shown = (options.project, options.group, options.rollouts_every)
+        return wandb_logger.open_wandb(*shown, folder=folder, name=name, config=config) or NoLogger()
     return NoLogger()

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import wandb
 
-from visual_rft.tracking.loggers import WandbOptions
 from visual_rft.tracking.pictures import Picture, ious, labels
 from visual_rft.vocabulary import Answer, Box, Refusal
 
@@ -20,7 +19,7 @@ INIT_SECONDS = 20.0  # to reach the server when the run starts; after it the run
 FINISH_SECONDS = 120.0  # to send what is left when the run ends; after it the rest stays on disk
 
 
-def open_wandb(options: WandbOptions, *, folder: Path, name: str, config: Mapping[str, Any]) -> "WandbLogger | None":
+def open_wandb(project: str, group: str | None, rollouts_every: int, *, folder: Path, name: str, config: Mapping[str, Any]) -> "WandbLogger | None":
     """A run in `<folder>/wandb/`: online if a key is configured and the server answers, else offline, else None; one line on stderr says which.
 
     The user's own choice, WANDB_MODE or `wandb offline`, comes first.
@@ -29,12 +28,10 @@ def open_wandb(options: WandbOptions, *, folder: Path, name: str, config: Mappin
     settings = wandb.Settings(silent=True, console="off", init_timeout=INIT_SECONDS, finish_timeout=FINISH_SECONDS, finish_timeout_raises=True)
 
     def begin(mode: Literal["offline"] | None) -> WandbLogger:
-        run = wandb.init(
-            project=options.project, group=options.group, name=name[:128], config=dict(config), dir=str(folder), mode=mode, settings=settings
-        )
+        run = wandb.init(project=project, group=group, name=name[:128], config=dict(config), dir=str(folder), mode=mode, settings=settings)
         run.define_metric("step", hidden=True)
         run.define_metric("*", step_metric="step")
-        return WandbLogger(run, folder, options.rollouts_every)
+        return WandbLogger(run, folder, rollouts_every)
 
     try:
         why_offline = _why_offline(settings)
