@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from visual_rft.resuming import hold
 from visual_rft.train import main
 from visual_rft.trainer import Step, Trainer
 
@@ -129,5 +130,33 @@ def test_a_damaged_state_is_refused_with_the_remedy(
     state.write_bytes(content)
     capfd.readouterr()
     assert main([*SMALL, EVERY, folder, "resume=auto"]) == 2
-    assert capfd.readouterr().err == f"{state}: damaged; delete {state.parent} to go on from the one before it\n"
+    assert capfd.readouterr().err == f"{state.parent}: damaged; delete it to go on from the one before it\n"
     assert (tmp_path / "config.yaml").exists()
+
+
+def test_a_run_that_is_still_going_on_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    interrupted(monkeypatch, EVERY, f"hydra.run.dir={tmp_path / 'live'}", after=3)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "live").rglob("*")}
+    capfd.readouterr()
+    with hold(tmp_path / "live"):
+        assert main([*SMALL, EVERY, f"hydra.run.dir={tmp_path / 'live'}", "resume=auto"]) == 2
+        line = f"{tmp_path / 'live'}: its run is still going on; wait for its end, or choose another hydra.run.dir\n"
+        assert capfd.readouterr().err == line
+        assert main([*SMALL, EVERY, f"hydra.run.dir={tmp_path / 'beside'}", "resume=auto"]) == 0
+    assert (tmp_path / "beside/summary.json").exists()
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "live").rglob("*")}
+
+
+def test_a_log_that_a_crash_cut_and_strangers_beside_it_do_not_matter(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "run"
+    interrupted(monkeypatch, EVERY, f"hydra.run.dir={run}", after=4)
+    for name in ("metrics.jsonl", "rollouts.jsonl"):
+        (run / name).write_text((run / name).read_text() + '{"step": 4, "rew')
+    (run / "checkpoints/step_best").mkdir()
+    for name, text in {"bytes": b"\xff", "number": b"5", "empty": b""}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_bytes(text)
+    assert main([*SMALL, EVERY, f"hydra.run.dir={run}", "resume=auto"]) == 0
+    assert_same(whole, run)
+    spent = sum(json.loads(line).get("time/step", 0) for line in (run / "metrics.jsonl").read_text().splitlines())
+    assert json.loads((run / "summary.json").read_text())["seconds"] >= spent - 0.1

@@ -42,6 +42,8 @@ class ReportConfig:
         self.runs = patterns(self.runs) if isinstance(self.runs, str) else self.runs
         if not isinstance(self.runs, list) or not self.runs or not all(isinstance(pattern, str) and pattern for pattern in self.runs):
             raise ValueError(f"runs={self.runs}: must be a folder, a pattern or a list of them; a folder whose name is a number is ./7")
+        if self.out and self.json and Path(self.out).resolve() == Path(self.json).resolve():
+            raise ValueError(f"out={self.out}, json={self.json}: one file for both; name two")
         for name in ("out", "json"):
             file = getattr(self, name) and Path(getattr(self, name)).expanduser()
             if file and (file.is_dir() or not file.parent.is_dir()):

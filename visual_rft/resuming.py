@@ -1,8 +1,10 @@
 """Which run `resume=auto` goes on with, and from which of its checkpoints."""
 
+import fcntl
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -19,21 +21,23 @@ class Resume(StrEnum):
 
 
 def find_run(folder: Path, config_yaml: str) -> Path | None:
-    """The run in `folder`, else the newest one beside it with the same configuration, unfinished ones first; None where there is none.
+    """The run in `folder`, else the newest one beside it that has the same configuration and was interrupted; None where there is none.
 
-    Raises ValueError when `folder` holds a run of another configuration.
+    Raises ValueError when `folder` holds a run of another configuration, or one that is still going on.
     """
     wanted = _configuration(config_yaml)
-    if (folder / "config.yaml").exists():
-        held = _configuration((folder / "config.yaml").read_text())
+    if _config_of(folder):
+        if is_running(folder):
+            raise ValueError(f"{folder}: its run is still going on; wait for its end, or choose another hydra.run.dir")
+        held = _configuration(_config_of(folder))
         differing = [key for key in wanted if held.get(key) != wanted[key]] + [key for key in held if key not in wanted]
         if differing:
             remedy = "resume with the configuration it began with, or choose another hydra.run.dir"
             raise ValueError(f"{folder} holds a run of another configuration ({', '.join(differing)}); {remedy}")
         return folder
-    beside = [path for path in folder.parent.iterdir() if path != folder and (path / "config.yaml").is_file()]
-    same = [path for path in beside if _configuration((path / "config.yaml").read_text()) == wanted]
-    return max(same, key=lambda path: (not is_finished(path), (path / "config.yaml").stat().st_mtime), default=None)
+    same = [path for path in folder.parent.iterdir() if path != folder and _configuration(_config_of(path)) == wanted]
+    interrupted = [path for path in same if not is_finished(path) and not is_running(path)]
+    return max(interrupted, key=lambda path: (path / "config.yaml").stat().st_mtime, default=None)
 
 
 def is_finished(folder: Path) -> bool:
@@ -41,9 +45,29 @@ def is_finished(folder: Path) -> bool:
     return (folder / "summary.json").exists()
 
 
+def is_running(folder: Path) -> bool:
+    """Whether a living process holds the run (`hold`)."""
+    with (folder / "config.yaml").open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # a file system without locks cannot say
+            return False
+    return False
+
+
+def hold(folder: Path) -> BinaryIO:
+    """Mark the run as going on for as long as the returned file is open; the system lets go of it however the process ends."""
+    file = (folder / "config.yaml").open("rb")
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    return file
+
+
 def newest_state(folder: Path) -> Path | None:
     """The latest checkpoint of a run that it can go on from."""
-    return max((path.parent for path in (folder / "checkpoints").glob(f"step_*/{STATE}")), key=step_of, default=None)
+    return max((path.parent for path in (folder / "checkpoints").glob(f"step_[0-9]*/{STATE}")), key=step_of, default=None)
 
 
 def step_of(checkpoint: Path) -> int:
@@ -51,10 +75,18 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step_"))
 
 
+def _config_of(folder: Path) -> str:
+    """The text of a run's configuration; empty where there is none, or a run ended before it was written."""
+    try:
+        return (folder / "config.yaml").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
 def _configuration(text: str) -> dict[str, Any]:
     """A resolved configuration by its top-level keys, `resume` apart; empty for what is none."""
     try:
         config = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
-    except (YAMLError, OmegaConfBaseException, ValueError):
+    except (YAMLError, OmegaConfBaseException, ValueError, AssertionError):
         return {}
     return {str(key): value for key, value in config.items() if key != "resume"} if isinstance(config, dict) else {}

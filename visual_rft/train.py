@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
@@ -27,7 +28,7 @@ from visual_rft.hardware import HardwareOptions
 from visual_rft.inference import answer
 from visual_rft.models import loading
 from visual_rft.models.loading import ModelOptions
-from visual_rft.resuming import STATE, Resume, find_run, is_finished, newest_state
+from visual_rft.resuming import STATE, Resume, find_run, hold, is_finished, newest_state
 from visual_rft.rewards.options import RewardOptions
 from visual_rft.sources import predictions
 from visual_rft.sources.few_shot import fingerprint
@@ -91,14 +92,14 @@ def run(job: Job[TrainConfig]) -> Path:
     trainer.check_rollout(examples[:2], c.seed)
     if interrupted:
         folder = RunFolder(_instead(job.folder, interrupted))
-        go_on(trainer, folder, c.model)
+        started -= go_on(trainer, folder, c.model)
     else:
         folder = RunFolder.create(job.folder)
         folder.write_config(job.yaml)
         folder.write_environment(environment(str(trainer.policy.device), {"train": fingerprint(examples), "test": fingerprint(questions)}))
     logger = open_logger(c.logger, folder=folder.path, name=f"{c.task.name} seed {c.seed}", config=job.plain)
 
-    with Console(c.steps) as console:
+    with hold(folder.path), Console(c.steps) as console:
         log = Log(folder, logger, console)
         before = recall(task, questions, folder) if trainer.progress.steps else examine(trainer, questions, log, "before")
         if not trainer.progress.steps:
@@ -178,24 +179,27 @@ def recall(task: Task, questions: Sequence[Example], folder: RunFolder) -> Evalu
     return Evaluation(texts, answers, task.measure(questions, answers), time.perf_counter() - started)
 
 
-def go_on(trainer: Trainer, folder: RunFolder, model: ModelOptions) -> None:
-    """Puts policy, optimizer and logs back to where the newest checkpoint was saved; to the beginning where there is none."""
+def go_on(trainer: Trainer, folder: RunFolder, model: ModelOptions) -> float:
+    """Puts policy, optimizer and logs back to where the newest checkpoint was saved; to the beginning where there is none. Returns the seconds that
+    the steps before it took."""
     checkpoint = newest_state(folder.path)
     if checkpoint:
-        saved, _ = loading.load(replace(model, path=str(checkpoint)), trainer.policy.device)
-        trainer.policy.load_state_dict(saved.state_dict())
         try:
+            saved, _ = loading.load(replace(model, path=str(checkpoint)), trainer.policy.device)
+            trainer.policy.load_state_dict(saved.state_dict())
             trainer.load_state(torch.load(checkpoint / STATE, weights_only=True))
-        except (OSError, EOFError, RuntimeError, UnpicklingError, KeyError, ValueError) as error:
-            raise ValueError(f"{checkpoint / STATE}: damaged; delete {checkpoint} to go on from the one before it") from error
+        except (OSError, EOFError, RuntimeError, UnpicklingError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{checkpoint}: damaged; delete it to go on from the one before it") from error
     folder.rewind(trainer.progress.steps if checkpoint else -1)
     print(f"{folder.path}: goes on after step {trainer.progress.steps}", file=sys.stderr)
+    return folder.seconds()
 
 
 def _instead(made: Path, folder: Path) -> Path:
     """`folder`, and without the empty one that Hydra made for this job."""
-    if made != folder:
-        made.rmdir()
+    if made not in (folder, Path.cwd()):
+        with suppress(OSError):  # something is in it, so it is the user's
+            made.rmdir()
     return folder
 
 

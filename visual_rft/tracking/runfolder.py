@@ -7,6 +7,7 @@ Axes: P prompts a step, G completions a prompt.
 """
 
 import errno
+import io
 import json
 import math
 import os
@@ -48,12 +49,31 @@ class RunFolder:
     def rewind(self, step: int) -> None:
         """Forget what came after `step`, which a run that goes on from there writes again: lines of both logs, and checkpoints."""
         for name in ("metrics.jsonl", "rollouts.jsonl"):
-            lines = (self.path / name).read_text(encoding="utf-8").splitlines() if (self.path / name).exists() else []
-            kept = [line for line in lines if json.loads(line)["step"] <= step]
-            write_atomically(self.path / name, "".join(line + "\n" for line in kept))
-        for checkpoint in self.checkpoints.glob("step_*"):
+            kept = [line for line in self._lines(name) if line["step"] <= step]
+            write_atomically(self.path / name, "".join(_json(line) + "\n" for line in kept))
+        for checkpoint in self.checkpoints.glob("step_[0-9]*"):
             if int(checkpoint.name.removeprefix("step_")) > step:
                 shutil.rmtree(checkpoint)
+        for batch in (self.path / "skipped").glob("step_[0-9]*.pt"):
+            if int(batch.stem.removeprefix("step_")) > step:
+                batch.unlink()
+
+    def seconds(self) -> float:
+        """What the steps in `metrics.jsonl` took."""
+        return sum(line.get("time/step", 0.0) for line in self._lines("metrics.jsonl"))
+
+    def _lines(self, name: str) -> list[dict[str, Any]]:
+        """The lines of a log; without the last one if a crash of the machine left it in half. ValueError for another that cannot be read."""
+        file = self.path / name
+        texts = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        lines = []
+        for row, text in enumerate(texts, start=1):
+            try:
+                lines.append(json.loads(text))
+            except ValueError as error:
+                if row < len(texts):
+                    raise ValueError(f"{file}, line {row}: not JSON ({error}); take the line out, or begin anew in another hydra.run.dir") from error
+        return lines
 
     @property
     def checkpoints(self) -> Path:
@@ -96,8 +116,9 @@ class RunFolder:
             "logprobs_PG_T": [[c.logprobs_T for c in group.completions] for group in groups],
             "advantages_PG": advantages_PG,
         }
-        file = folder / f"step_{step:06d}.pt"
-        torch.save(batch, file)
+        file, buffer = folder / f"step_{step:06d}.pt", io.BytesIO()
+        torch.save(batch, buffer)
+        file.write_bytes(buffer.getvalue())
         return file
 
     def _append(self, name: str, records: Iterable[Mapping[str, Any]]) -> None:
