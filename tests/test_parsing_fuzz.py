@@ -160,7 +160,7 @@ def fuzz(monkeypatch: pytest.MonkeyPatch, seed: int, count: int, scored: int) ->
                     reasons |= {parsed.reason} if isinstance(parsed, Refusal) else set()
                 for kind in TRUTHS if n % scored == 0 else ():
                     assert_scored(kind, text)
-            except BaseException as error:
+            except Exception as error:
                 error.add_note(f"completion {n} of seed {seed}: {text!a}")
                 raise
     assert reasons == set(Reason) and min(answered.values()) > count / 20, "the completions no longer reach everything"

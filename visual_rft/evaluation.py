@@ -46,6 +46,11 @@ def evaluate(task: Task, questions: Sequence[Example], batches: Iterable[Sequenc
     for completions in batches:
         texts += [completion.text for completion in completions]
         advance(len(completions))
+    return judge(task, questions, texts, started)
+
+
+def judge(task: Task, questions: Sequence[Example], texts: list[str], started: float) -> Evaluation:
+    """What one completion for each question is worth; `started` is when, by `time.perf_counter`, the first was asked for."""
     answers = [task.parse(text) for text in texts]
     return Evaluation(texts, answers, task.measure(questions, answers), time.perf_counter() - started)
 

@@ -17,13 +17,14 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from omegaconf import MISSING
 
 from visual_rft import hardware, workload
 from visual_rft.config import Job, start
-from visual_rft.evaluation import Evaluation, evaluate, gallery, outcome
+from visual_rft.evaluation import Evaluation, evaluate, gallery, judge, outcome
 from visual_rft.hardware import HardwareOptions
 from visual_rft.inference import answer
 from visual_rft.models import loading
@@ -94,9 +95,7 @@ def run(job: Job[TrainConfig]) -> Path:
         folder = RunFolder(_instead(job.folder, interrupted))
         started -= go_on(trainer, folder, c.model)
     else:
-        folder = RunFolder.create(job.folder)
-        folder.write_config(job.yaml)
-        folder.write_environment(environment(str(trainer.policy.device), {"train": fingerprint(examples), "test": fingerprint(questions)}))
+        folder = begin(job, environment(str(trainer.policy.device), {"train": fingerprint(examples), "test": fingerprint(questions)}))
     logger = open_logger(c.logger, folder=folder.path, name=f"{c.task.name} seed {c.seed}", config=job.plain)
 
     with hold(folder.path), Console(c.steps) as console:
@@ -128,6 +127,14 @@ def run(job: Job[TrainConfig]) -> Path:
     logger.log_gallery(c.steps, pictures)
     logger.finish(summary)
     return folder.path
+
+
+def begin(job: Job[TrainConfig], machine: Mapping[str, Any]) -> RunFolder:
+    """A new run folder that says what the run is and where it is made."""
+    folder = RunFolder.create(job.folder)
+    folder.write_config(job.yaml)
+    folder.write_environment(machine)
+    return folder
 
 
 def make_trainer(task: Task, model: ModelOptions, algorithm: AlgorithmOptions, options: HardwareOptions, seed: int) -> Trainer:
@@ -174,9 +181,7 @@ def examine(trainer: Trainer, questions: Sequence[Example], log: Log, name: str)
 def recall(task: Task, questions: Sequence[Example], folder: RunFolder) -> Evaluation:
     """The evaluation of the base model that an interrupted run has made already."""
     started, file = time.perf_counter(), str(folder.path / "answers_before.jsonl")
-    texts = predictions.completions(file, read_text(file), questions)
-    answers = [task.parse(text) for text in texts]
-    return Evaluation(texts, answers, task.measure(questions, answers), time.perf_counter() - started)
+    return judge(task, questions, predictions.completions(file, read_text(file), questions), started)
 
 
 def go_on(trainer: Trainer, folder: RunFolder, model: ModelOptions) -> float:

@@ -1,12 +1,13 @@
 """An answer drawn on its image, as a PNG for people to look at."""
 
+import io
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from visual_rft.tracking.runfolder import write_atomically
 from visual_rft.vocabulary import Box
 
 LEAST_SIDE = 512  # pixels of the longer side: smaller images are enlarged, so that boxes and labels can be read
@@ -39,13 +40,9 @@ def draw_answer(image: Image.Image, boxes_pixels: Sequence[Box], labels: Sequenc
 
 def save_png(path: Path, image: Image.Image) -> None:
     """Write `path` so that it holds the old content or the whole image. Raises OSError."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        image.save(partial, format="PNG")
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    write_atomically(path, buffer.getvalue())
 
 
 def _printable(text: str) -> str:

@@ -118,7 +118,7 @@ class RunFolder:
         }
         file, buffer = folder / f"step_{step:06d}.pt", io.BytesIO()
         torch.save(batch, buffer)
-        file.write_bytes(buffer.getvalue())
+        write_atomically(file, buffer.getvalue())
         return file
 
     def _append(self, name: str, records: Iterable[Mapping[str, Any]]) -> None:
@@ -141,13 +141,13 @@ def _claim(file: Path) -> list[str]:
         return [file.name]
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write UTF-8 `text` so that `path` holds the old content or the new, never a part. Lone surrogates become character references."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write so that `path` holds the old content or the new, never a part. Text is UTF-8; lone surrogates become character references."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_bytes(text.encode("utf-8", errors="xmlcharrefreplace"))
+        partial.write_bytes(content.encode("utf-8", errors="xmlcharrefreplace") if isinstance(content, str) else content)
         os.replace(partial, path)
-    except BaseException:
+    except BaseException:  # Ctrl-C too must leave no half; it goes on
         partial.unlink(missing_ok=True)
         raise
 
