@@ -104,7 +104,7 @@ def test_every_entry_is_shown() -> None:
     assert entries == {entry for entry, _ in invocations((ROOT / "docs/commands.md").read_text())}
 
 
-OUTPUT = "step 1/2  reward 0.53  3 s elapsed\n        before  after\nAP        7.17  26.21\nAP50     45.78  59.34\nrun folder: /tmp/x1/runs/first\n"
+OUTPUT = "step 1/2  reward 0.53  3 s elapsed\n        before  after\nAP        7.17  26.21\nAP50     45.78  59.34\nrun folder: /x1/runs/first\n"
 
 
 @pytest.mark.parametrize(
