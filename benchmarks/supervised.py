@@ -54,19 +54,19 @@ def run(job: Job[TrainConfig]) -> None:
     task, steps = workload.task(c.task, c.rewards), supervised_steps(c)
     examples, questions = workload.train_examples(c.task, c.data), workload.test_questions(c.task, c.data)
     labels = {example.id: solution(example, c.seed) for example in examples}
-    device = hardware.prepare(c.hardware, c.seed)
-    policy, processor = loading.load(c.model, device)
+    policy, processor = loading.load(c.model, hardware.prepare(c.hardware, c.seed))
     optimizer = torch.optim.AdamW(policy.parameters(), weight_decay=c.algorithm.weight_decay)
     folder = RunFolder.create(job.folder)
     folder.write_config(job.yaml)
-    folder.write_environment(environment(str(device), {"train": fingerprint(examples), "test": fingerprint(questions)}))
+    folder.write_environment(environment(str(policy.device), {"train": fingerprint(examples), "test": fingerprint(questions)}))
 
     with Console(steps) as console:
 
         def test(name: str) -> Evaluation:
             with console.stage(f"evaluate {name}", len(questions)) as advance:
-                tokens, batch = c.algorithm.max_completion_tokens, c.hardware.evaluation_batch
-                return evaluate(task, questions, answer(policy, processor, questions, max_tokens=tokens, batch=batch), advance)
+                tokens, together, workers = c.algorithm.max_completion_tokens, c.hardware.decoded_together, c.hardware.workers
+                answers = answer(policy, processor, questions, max_tokens=tokens, together=together, workers=workers)
+                return evaluate(task, questions, answers, advance)
 
         before = test("before")
         for step in range(steps):

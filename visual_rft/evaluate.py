@@ -87,12 +87,12 @@ def _by_model(job: Job[EvaluateConfig], task: Task, questions: Sequence[Example]
     """The model's answers, worth what they are; the folder they are in; who gave them."""
     c = job.config
     model = c.model if c.run is None else model_of(Path(c.run).expanduser(), c.task.name, task_typed="task" in job.typed)
-    device = hardware.prepare(c.hardware, c.seed)
-    policy, processor = loading.load(model, device)
-    folder = _create(job, str(device), {"test": fingerprint(questions)})
+    policy, processor = loading.load(model, hardware.prepare(c.hardware, c.seed))
+    folder = _create(job, str(policy.device), {"test": fingerprint(questions)})
     with Console(0) as console, console.stage("evaluate", len(questions)) as advance:
-        tokens, batch = c.algorithm.max_completion_tokens, c.hardware.evaluation_batch
-        evaluation = evaluate(task, questions, answer(policy, processor, questions, max_tokens=tokens, batch=batch), advance)
+        tokens, together, workers = c.algorithm.max_completion_tokens, c.hardware.decoded_together, c.hardware.workers
+        answers = answer(policy, processor, questions, max_tokens=tokens, together=together, workers=workers)
+        evaluation = evaluate(task, questions, answers, advance)
     folder.write_answers("evaluation", questions, evaluation.texts)
     return folder, evaluation, {"model": model.name, "path": model.path}
 

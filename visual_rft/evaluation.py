@@ -39,13 +39,13 @@ class Evaluation:
         return {**self.scores.values, "by category": dict(self.scores.by_category), "refused": refused}
 
 
-def evaluate(task: Task, questions: Sequence[Example], batches: Iterable[Sequence[Completion]], advance: Callable[[int], None]) -> Evaluation:
-    """Scores the completions that come, batch by batch and in order, one for each question; `advance` is told how many came."""
+def evaluate(task: Task, questions: Sequence[Example], answers: Iterable[tuple[int, Completion]], advance: Callable[[int], None]) -> Evaluation:
+    """Scores the completions that come, one for each question, with its number and in any order; `advance` is told of each."""
     started = time.perf_counter()
-    texts: list[str] = []
-    for completions in batches:
-        texts += [completion.text for completion in completions]
-        advance(len(completions))
+    texts = [""] * len(questions)
+    for number, completion in answers:
+        texts[number] = completion.text
+        advance(1)
     return judge(task, questions, texts, started)
 
 

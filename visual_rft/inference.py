@@ -1,49 +1,111 @@
 """Examples in, completions out: what the training rollouts and every evaluation have in common.
 
-Axes: P examples, G completions an example.
+Axes: P examples, G completions an example, I images.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from visual_rft.models.policy import Policy
-from visual_rft.models.processor import Processor
-from visual_rft.rollout.generate import Limits, Sampled, decode_greedily, sample
+from visual_rft.models.processor import Pixels, Processor
+from visual_rft.rollout.engine import Decoding, Engine, Finish, Request, Sampled
 from visual_rft.seeding import Role
-from visual_rft.vocabulary import Completion, Example, Group, PromptInputs
+from visual_rft.vocabulary import Completion, Example, Group, Prompt
+
+_ENCODED_TOGETHER = 16  # questions of an evaluation whose images go through the tower in one pass
 
 
-def prompt_inputs(policy: Policy, processor: Processor, examples: Sequence[Example]) -> PromptInputs:
-    """The examples' questions and images as the policy reads them; an image asked about several times is encoded once."""
+@dataclass(frozen=True)
+class Prepared:
+    """Questions and images as tensors: tokens_S of each question, the row of its image, and the pixels of each image once."""
+
+    tokens: tuple[torch.Tensor, ...]
+    images: tuple[int, ...]
+    pixels: Pixels
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Prompts as a policy reads them, and the pixels that they point into."""
+
+    prompts: tuple[Prompt, ...]
+    pixels: Pixels
+
+
+def prepare(processor: Processor, examples: Sequence[Example]) -> Prepared:
+    """The examples' questions and images; an image asked about several times is processed once."""
     rows = {image_id: row for row, image_id in enumerate(dict.fromkeys(e.image_id for e in examples))}
     images = {e.image_id: e.image for e in examples}
     pixels = processor.pixels([images[image_id] for image_id in rows])
-    prompts = processor.prompts([e.question for e in examples], [rows[e.image_id] for e in examples], pixels.grid_I3)
-    return policy.prompt_inputs(prompts, pixels, policy.features(pixels))
+    tokens = tuple(processor.prompt(e.question, pixels.grid_I3[[rows[e.image_id]]]) for e in examples)
+    return Prepared(tokens, tuple(rows[e.image_id] for e in examples), pixels)
 
 
-@torch.no_grad()
+def prepare_ahead(processor: Processor, batch_of: Callable[[int], Sequence[Example]], steps: range, workers: int) -> Iterator[Prepared]:
+    """Each step's examples, prepared in order, in worker processes ahead of time where there are any. Nothing depends on how many there are."""
+    # Given a generator, the loader leaves torch's own chance alone.
+    return iter(
+        DataLoader(_Steps(processor, batch_of, steps), batch_size=None, num_workers=workers, generator=torch.Generator().manual_seed(steps.start))
+    )
+
+
+class _Steps(Dataset[Prepared]):
+    def __init__(self, processor: Processor, batch_of: Callable[[int], Sequence[Example]], steps: range) -> None:
+        self.processor, self.batch_of, self.steps = processor, batch_of, steps
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, index: int) -> Prepared:
+        return prepare(self.processor, self.batch_of(self.steps[index]))
+
+
+def ask(policy: Policy, prepared: Prepared) -> Asked:
+    """The same, with the positions that the policy gives to text and images."""
+    grid_I3 = prepared.pixels.grid_I3
+    prompts = (policy.prompt(tokens, (image,), grid_I3) for tokens, image in zip(prepared.tokens, prepared.images, strict=True))
+    return Asked(tuple(prompts), prepared.pixels)
+
+
 def sample_groups(
-    policy: Policy, processor: Processor, examples: Sequence[Example], *, group_size: int, limits: Limits, seed: Sequence[int]
-) -> list[Group]:
-    """`group_size` completions of each example; completion (p, g) has a random stream of its own, seeded by its role and (*seed, p, g)."""
-    seeds_PG = [[[Role.COMPLETION, *seed, p, g] for g in range(group_size)] for p in range(len(examples))]
-    sampled = sample(policy, prompt_inputs(policy, processor, examples), limits, seeds_PG)
-    return [Group(example, _completions(processor, s)) for example, s in zip(examples, sampled, strict=True)]
+    engine: Engine, processor: Processor, asked: Asked, features: Sequence[torch.Tensor], seed: Sequence[int]
+) -> Iterator[tuple[int, tuple[Completion, ...]]]:
+    """A group of completions of each prompt, with the prompt's number, in the order in which they are done.
+
+    Completion (p, g) has a random stream of its own, seeded by its role and (*seed, p, g).
+    """
+    requests = (
+        Request(prompt, [features[image] for image in prompt.images], [[Role.COMPLETION, *seed, p, g] for g in range(engine.group)])
+        for p, prompt in enumerate(asked.prompts)
+    )
+    for p, sampled in engine.run(requests):
+        yield p, completions(processor, sampled)
+
+
+def answer(policy: Policy, processor: Processor, examples: Sequence[Example], *, max_tokens: int, together: int, workers: int) -> Iterator[tuple[int, Completion]]:
+    """The greedy completion of each example, with the example's number, in the order in which they are done; `together` are decoded at a time."""
+    decoding = Decoding(max_tokens, processor.end_id, greedy=True)
+    engine = Engine(policy, decoding, group=1, rows=min(together, len(examples)), fixed=policy.device.type == "cuda")
+    for p, sampled in engine.run(_requests(policy, processor, examples, workers)):
+        yield p, completions(processor, sampled)[0]
 
 
 @torch.no_grad()
-def answer(policy: Policy, processor: Processor, examples: Sequence[Example], *, max_tokens: int, batch: int) -> Iterator[list[Completion]]:
-    """The greedy completions of the examples, in order, `batch` at a time."""
-    limits = Limits(max_tokens, processor.end_id)
-    for first in range(0, len(examples), batch):
-        inputs = prompt_inputs(policy, processor, examples[first : first + batch])
-        yield [_completions(processor, sampled)[0] for sampled in decode_greedily(policy, inputs, limits)]
+def _requests(policy: Policy, processor: Processor, examples: Sequence[Example], workers: int) -> Iterator[Request]:
+    steps = range(-(-len(examples) // _ENCODED_TOGETHER))
+    for prepared in prepare_ahead(processor, lambda i: examples[i * _ENCODED_TOGETHER : (i + 1) * _ENCODED_TOGETHER], steps, workers):
+        asked = ask(policy, prepared)
+        features = policy.encode(asked.pixels)
+        for prompt in asked.prompts:
+            yield Request(prompt, [features[image] for image in prompt.images])
 
 
-def _completions(processor: Processor, sampled: Sampled) -> tuple[Completion, ...]:
+def completions(processor: Processor, sampled: Sampled) -> tuple[Completion, ...]:
+    """What was sampled, with its text."""
     return tuple(
-        Completion(tokens, logprobs, processor.decode(tokens), finished)
-        for tokens, logprobs, finished in zip(sampled.tokens, sampled.logprobs, sampled.finished, strict=True)
+        Completion(tokens, logprobs, processor.decode(tokens), reason is Finish.END)
+        for tokens, logprobs, reason in zip(sampled.tokens, sampled.logprobs, sampled.reasons, strict=True)
     )

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from visual_rft.advantages import zero_std_fraction
 from visual_rft.models.policy import TokenScores
@@ -42,10 +43,10 @@ def mean_metrics(updates: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 @torch.no_grad()
-def logprob_gap(scores: TokenScores, groups: Sequence[Group]) -> float:
+def logprob_gap(scores: TokenScores, groups: Sequence[Group]) -> Tensor:
     """The largest difference, in nats, between a sampled token's logprob in the rollout and in the trainer."""
-    sampled = torch.cat([c.logprobs_T for group in groups for c in group.completions])
-    return (scores.logprobs_BT[scores.mask_BT].cpu() - sampled).abs().max().item()
+    sampled_BT = pad_sequence([c.logprobs_T for group in groups for c in group.completions], batch_first=True).to(scores.logprobs_BT.device)
+    return torch.where(scores.mask_BT, scores.logprobs_BT - sampled_BT, 0.0).abs().max()
 
 
 class Stopwatch:

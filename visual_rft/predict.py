@@ -44,6 +44,7 @@ class PredictConfig(MeantFor):
     """`out` is the PNG to write; without it, <name of the image>_answer.png in the current folder."""
 
     unread_keys: ClassVar = (*SHOTS, "task.negatives", "task.novel", "task.present", "task.iou_threshold", *TRAINING)
+    unread_keys += ("hardware.decoded_together", "hardware.workers")
     image: str = MISSING
     category: str | None = None
     prompt: str | None = None
@@ -63,7 +64,7 @@ def run(job: Job[PredictConfig]) -> None:
     out = _checked(Path(c.out).expanduser() if c.out else Path(f"{Path(c.image).stem}_answer.png"), Path(c.image).expanduser())
     policy, processor = loading.load(c.model, hardware.prepare(c.hardware, c.seed))
     asked = Example(id="", image_id=0, image=image, subject=subject, question=question, truth=DetectionTruth(()))
-    ((completion,),) = answer(policy, processor, [asked], max_tokens=c.algorithm.max_completion_tokens, batch=1)
+    ((_, completion),) = answer(policy, processor, [asked], max_tokens=c.algorithm.max_completion_tokens, together=1, workers=0)
     said = read(completion.text, parsers)
     boxes = [] if isinstance(said, Refusal) else _labelled(image, said, c.category or "")
     caption = f"refused: {said.reason}" if isinstance(said, Refusal) else str(said)

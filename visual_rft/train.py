@@ -25,7 +25,7 @@ from omegaconf import MISSING
 from visual_rft import hardware, workload
 from visual_rft.config import Job, start
 from visual_rft.evaluation import Evaluation, evaluate, gallery, judge, outcome
-from visual_rft.hardware import HardwareOptions
+from visual_rft.hardware import HardwareOptions, Machine
 from visual_rft.inference import answer
 from visual_rft.models import loading
 from visual_rft.models.loading import ModelOptions
@@ -89,11 +89,12 @@ def run(job: Job[TrainConfig]) -> Path:
         return _instead(job.folder, interrupted)
     task = workload.task(c.task, c.rewards)
     examples, questions = workload.train_examples(c.task, c.data), workload.test_questions(c.task, c.data)
-    trainer = make_trainer(task, c.model, c.algorithm, c.hardware, c.seed)
+    machine = hardware.prepare(c.hardware, c.seed)
+    trainer = make_trainer(task, c.model, c.algorithm, c.hardware, machine)
     trainer.check_rollout(examples[:2], c.seed)
     if interrupted:
         folder = RunFolder(_instead(job.folder, interrupted))
-        started -= go_on(trainer, folder, c.model)
+        started -= go_on(trainer, folder, c.model, machine)
     else:
         folder = begin(job, environment(str(trainer.policy.device), {"train": fingerprint(examples), "test": fingerprint(questions)}))
     logger = open_logger(c.logger, folder=folder.path, name=f"{c.task.name} seed {c.seed}", config=job.plain)
@@ -137,9 +138,9 @@ def begin(job: Job[TrainConfig], machine: Mapping[str, Any]) -> RunFolder:
     return folder
 
 
-def make_trainer(task: Task, model: ModelOptions, algorithm: AlgorithmOptions, options: HardwareOptions, seed: int) -> Trainer:
+def make_trainer(task: Task, model: ModelOptions, algorithm: AlgorithmOptions, options: HardwareOptions, machine: Machine) -> Trainer:
     """The policy, a frozen copy of it as reference unless β is 0, and what trains it."""
-    policy, processor = loading.load(model, hardware.prepare(options, seed))
+    policy, processor = loading.load(model, machine)
     reference = copy.deepcopy(policy).requires_grad_(False) if algorithm.kl.coefficient else None
     return Trainer(policy, reference, processor, task, algorithm, options)
 
@@ -170,10 +171,10 @@ class Log:
 
 def examine(trainer: Trainer, questions: Sequence[Example], log: Log, name: str) -> Evaluation:
     """Asks the policy, as it is now, every test question."""
-    tokens, batch = trainer.algorithm.max_completion_tokens, trainer.hardware.evaluation_batch
+    tokens, together, workers = trainer.algorithm.max_completion_tokens, trainer.hardware.decoded_together, trainer.hardware.workers
     with log.console.stage(f"evaluate {name}", len(questions)) as advance:
-        completions = answer(trainer.policy, trainer.processor, questions, max_tokens=tokens, batch=batch)
-        evaluation = evaluate(trainer.task, questions, completions, advance)
+        answers = answer(trainer.policy, trainer.processor, questions, max_tokens=tokens, together=together, workers=workers)
+        evaluation = evaluate(trainer.task, questions, answers, advance)
     log.folder.write_answers(name, questions, evaluation.texts)
     return evaluation
 
@@ -184,13 +185,13 @@ def recall(task: Task, questions: Sequence[Example], folder: RunFolder) -> Evalu
     return judge(task, questions, predictions.completions(file, read_text(file), questions), started)
 
 
-def go_on(trainer: Trainer, folder: RunFolder, model: ModelOptions) -> float:
+def go_on(trainer: Trainer, folder: RunFolder, model: ModelOptions, machine: Machine) -> float:
     """Puts policy, optimizer and logs back to where the newest checkpoint was saved; to the beginning where there is none. Returns the seconds that
     the steps before it took."""
     checkpoint = newest_state(folder.path)
     if checkpoint:
         try:
-            saved, _ = loading.load(replace(model, path=str(checkpoint)), trainer.policy.device)
+            saved, _ = loading.load(replace(model, path=str(checkpoint)), machine)
             trainer.policy.load_state_dict(saved.state_dict())
             trainer.load_state(torch.load(checkpoint / STATE, weights_only=True))
         except (OSError, EOFError, RuntimeError, UnpicklingError, KeyError, TypeError, ValueError) as error:

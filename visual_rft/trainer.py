@@ -8,7 +8,8 @@ Axes: P prompts a step, G completions a prompt, B rows of one micro-batch, T com
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from math import inf, isfinite
 from typing import Any
@@ -18,12 +19,14 @@ from torch import Tensor
 
 from visual_rft.advantages import group_advantages, shuffled_group_advantages
 from visual_rft.hardware import HardwareOptions
-from visual_rft.inference import prompt_inputs, sample_groups
+from visual_rft.inference import Asked, Prepared, ask, prepare, prepare_ahead, sample_groups
 from visual_rft.losses import Aggregation, LossOptions, aggregate, policy_loss
 from visual_rft.measurements import Stopwatch, batch_metrics, logprob_gap, mean_metrics
+from visual_rft.models.packing import cut, stream_length
 from visual_rft.models.policy import Policy, TokenScores
 from visual_rft.models.processor import Processor
-from visual_rft.rollout.generate import Limits
+from visual_rft.optimizer import Optimizer
+from visual_rft.rollout.engine import Decoding, Engine
 from visual_rft.seeding import Role, stream
 from visual_rft.sources.stream import step_examples
 from visual_rft.tasks.task import Task
@@ -44,6 +47,7 @@ class AlgorithmOptions(LossOptions):
 
     group_size: int = 8
     temperature: float = 1.0
+    top_p: float = 1.0
     max_completion_tokens: int = 256
     updates_per_batch: int = 1
     advantage: Advantage = Advantage.group
@@ -57,6 +61,8 @@ class AlgorithmOptions(LossOptions):
             raise ValueError(f"algorithm.group_size={self.group_size}: an advantage compares the completions of one prompt; ask for 2 or more")
         if not 0 < self.temperature < inf:
             raise ValueError(f"algorithm.temperature={self.temperature}: must be positive and finite; without chance a group has no spread")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"algorithm.top_p={self.top_p}: must lie in (0, 1]; 1 draws from every token")
         if not self.max_grad_norm > 0:
             raise ValueError(f"algorithm.max_grad_norm={self.max_grad_norm}: must be positive; .inf clips nothing")
         if not 0 <= self.weight_decay < inf:
@@ -114,6 +120,17 @@ class Update:
         return f"{where} (KL {kl:.2g} nats, rate {self.metrics['policy/lr']:.2g})"
 
 
+@dataclass(frozen=True)
+class Work:
+    """What an update is computed from: the prompts and pixels of a step, features_LCH of each image (without gradient), the micro-batches of its
+    groups, and their advantages."""
+
+    asked: Asked
+    features: Sequence[Tensor]
+    batches: Sequence[Batch]
+    advantages_PG: Tensor
+
+
 class Trainer:
     """The policy, its optimizer and its reference. `run()` yields the steps one by one."""
 
@@ -122,16 +139,19 @@ class Trainer:
     ) -> None:
         self.policy, self.reference, self.processor, self.task = policy, reference, processor, task
         self.algorithm, self.hardware = algorithm, hardware
-        self.optimizer = torch.optim.AdamW(policy.parameters(), weight_decay=algorithm.weight_decay)
+        self.optimizer = Optimizer(policy, weight_decay=algorithm.weight_decay)
+        decoding = Decoding(algorithm.max_completion_tokens, processor.end_id, algorithm.temperature, algorithm.top_p)
+        fixed = policy.device.type == "cuda"
+        self.engine = Engine(policy, decoding, group=algorithm.group_size, rows=hardware.decoded_together, fixed=fixed)
         self.progress = Progress()
 
     def state(self) -> dict[str, Any]:
         """All that a run is beside its weights: chance and data are functions of the seed and the step."""
-        return {"optimizer": self.optimizer.state_dict(), "progress": asdict(self.progress)}
+        return {"optimizer": self.optimizer.state(), "progress": asdict(self.progress)}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` was taken; the policy's weights must be those of that moment."""
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state(state["optimizer"])
         self.progress = Progress(**state["progress"])
 
     def run(self, examples: Sequence[Example], *, steps: int, prompts_per_step: int, learning_rate: float, seed: int) -> Iterator[Step]:
@@ -139,19 +159,26 @@ class Trainer:
 
         An update whose loss or gradient is not finite leaves the weights alone. After `max_bad_steps` such steps in a row the last is `fatal`.
         """
-        for step in range(self.progress.steps, steps):
-            watch = Stopwatch()
-            questions = step_examples(examples, step=step, prompts_per_step=prompts_per_step, seed=seed)
-            with watch.stage("rollout"):
-                groups = self.sample(questions, seed=(seed, step))
-            with watch.stage("reward"):
-                rewards_PG = [[self.task.reward(c.text, group.example) for c in group.completions] for group in groups]
-                totals_PG = torch.tensor([[self.task.total(r) for r in rewards] for rewards in rewards_PG], dtype=torch.float64)
+
+        def asked_at(step: int) -> list[Example]:
+            return step_examples(examples, step=step, prompts_per_step=prompts_per_step, seed=seed)
+
+        left = range(self.progress.steps, steps)
+        for step, prepared in zip(left, prepare_ahead(self.processor, asked_at, left, self.hardware.workers), strict=True):
+            watch, questions = Stopwatch(), asked_at(step)
+            with ThreadPoolExecutor(max_workers=1) as judge:  # rewards are computed beside the rollout and the reference
+                with watch.stage("encode"):
+                    asked, features = self.look(prepared)
+                with watch.stage("rollout"):
+                    groups, pending = self.sample(questions, asked, features, judge, seed=(seed, step))
+                with watch.stage("reference"):
+                    batches = self.pack(groups, asked, features)
+                with watch.stage("reward"):
+                    rewards_PG = [rewards.result() for rewards in pending]
+            totals_PG = torch.tensor([[self.task.total(r) for r in rewards] for rewards in rewards_PG], dtype=torch.float64)
             advantages_PG = self.advantages(totals_PG, seed=(seed, step))
-            with watch.stage("reference"):
-                batches = self.pack(groups, advantages_PG)
             with watch.stage("update"):
-                updates = self.updates(batches, learning_rate * (1 - step / steps))
+                updates = self.updates(Work(asked, features, batches, advantages_PG), learning_rate * (1 - step / steps))
             fault = updates[-1].fault()
             self.progress = self.progress.after(skipped=fault is not None)
             metrics = mean_metrics([update.metrics for update in updates]) | {"policy/skipped_steps": self.progress.skipped}
@@ -166,10 +193,26 @@ class Trainer:
         remedy = "ask for a smaller model.learning_rate or a greater algorithm.kl.coefficient"
         return f"algorithm.max_bad_steps={bad}: as many steps in a row were skipped, up to step {step}: {fault}; {remedy}"
 
-    def sample(self, questions: Sequence[Example], seed: tuple[int, int]) -> list[Group]:
-        """A group of completions of each question from the policy as it is."""
-        limits = Limits(self.algorithm.max_completion_tokens, self.processor.end_id, self.algorithm.temperature)
-        return sample_groups(self.policy, self.processor, questions, group_size=self.algorithm.group_size, limits=limits, seed=seed)
+    @torch.no_grad()
+    def look(self, prepared: Prepared) -> tuple[Asked, Sequence[Tensor]]:
+        """The prompts, and the features of each image: one encode for everything that needs no gradient of the tower."""
+        asked = ask(self.policy, prepared)
+        return asked, self.policy.encode(asked.pixels)
+
+    def sample(
+        self, questions: Sequence[Example], asked: Asked, features: Sequence[Tensor], judge: Executor, seed: tuple[int, int]
+    ) -> tuple[list[Group], list[Future[list[Reward]]]]:
+        """A group of completions of each question from the policy as it is, and their rewards, which `judge` is at work on."""
+        groups: list[Group | None] = [None] * len(questions)
+        pending: list[Future[list[Reward]] | None] = [None] * len(questions)
+        for p, completions in sample_groups(self.engine, self.processor, asked, features, seed):
+            groups[p] = Group(questions[p], completions)
+            pending[p] = judge.submit(self.rewards, groups[p])
+        return groups, pending
+
+    def rewards(self, group: Group) -> list[Reward]:
+        """What each completion of a group earns."""
+        return [self.task.reward(completion.text, group.example) for completion in group.completions]
 
     def advantages(self, totals_PG: Tensor, seed: tuple[int, int]) -> Tensor:
         """Advantages_PG of the rewards, by the algorithm's rule."""
@@ -178,69 +221,102 @@ class Trainer:
         return group_advantages(totals_PG)
 
     @torch.no_grad()
-    def pack(self, groups: Sequence[Group], advantages_PG: Tensor) -> list[Batch]:
-        """The groups in micro-batches, with the logprobs that stay fixed over the updates of this step."""
-        size, batches = self.hardware.prompts_per_micro_batch, []
-        for first in range(0, len(groups), size):
-            part = tuple(groups[first : first + size])
-            old_BT = self.scores(self.policy, part).logprobs_BT if self.algorithm.updates_per_batch > 1 else None
-            reference_BT = self.scores(self.reference, part).logprobs_BT if self.reference else None
-            batches.append(Batch(part, advantages_PG[first : first + size].flatten().to(self.policy.device).float(), old_BT, reference_BT))
+    def pack(self, groups: Sequence[Group], asked: Asked, features: Sequence[Tensor]) -> list[Batch]:
+        """The groups in micro-batches, those about one image beside each other, with the logprobs that stay fixed over the updates of this step."""
+        order = sorted(range(len(groups)), key=lambda p: asked.prompts[p].images)
+        lengths = [stream_length(asked.prompts[p], [c.tokens_T for c in groups[p].completions]) for p in order]
+        # A frozen tower is the reference's, too.
+        shown = features if self.reference is None or self.policy.tower_is_frozen else self.reference.encode(asked.pixels)
+        batches = []
+        for part in cut(lengths, self.hardware.tokens_per_micro_batch):
+            numbers = tuple(order[i] for i in part)
+            batch = Batch(numbers, tuple(groups[p] for p in numbers), tuple(asked.prompts[p] for p in numbers), None, None)
+            old_BT = self.scores(self.policy, batch, features).logprobs_BT if self.algorithm.updates_per_batch > 1 else None
+            reference_BT = self.scores(self.reference, batch, shown).logprobs_BT if self.reference else None
+            batches.append(replace(batch, old_logprobs_BT=old_BT, reference_logprobs_BT=reference_BT))
         return batches
 
-    def updates(self, batches: Sequence[Batch], learning_rate: float) -> list[Update]:
+    def updates(self, work: Work, learning_rate: float) -> list[Update]:
         """The optimizer steps on one batch, up to the first that is at fault; that one leaves the weights alone."""
         done: list[Update] = []
         while len(done) < self.algorithm.updates_per_batch and not (done and done[-1].fault()):
-            done.append(self.update(batches, learning_rate))
+            done.append(self.update(work, learning_rate))
         return done
 
-    def update(self, batches: Sequence[Batch], learning_rate: float) -> Update:
+    def update(self, work: Work, learning_rate: float) -> Update:
         """One optimizer step on the whole batch: gradients of the micro-batches add up to that of the batch."""
-        completions = [c for batch in batches for group in batch.groups for c in group.completions]
+        completions = [c for batch in work.batches for group in batch.groups for c in group.completions]
         by_sequence = self.algorithm.aggregation is Aggregation.sequence
         total = len(completions) if by_sequence else sum(len(c.tokens_T) for c in completions)
         self.optimizer.zero_grad()
-        summed: dict[str, float] = defaultdict(float)
-        gap, unsound = 0.0, []
-        for batch in batches:
-            scores = self.scores(self.policy, batch.groups)
+        summed: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.policy.device))
+        gaps, losses = [], []
+        for batch, features in self.seen(work):
+            scores = self.scores(self.policy, batch, features)
             loss, metrics = policy_loss(
                 logprobs_BT=scores.logprobs_BT,
                 old_logprobs_BT=scores.logprobs_BT.detach() if batch.old_logprobs_BT is None else batch.old_logprobs_BT,
                 reference_logprobs_BT=batch.reference_logprobs_BT,
-                advantages_B=batch.advantages_B,
+                advantages_B=work.advantages_PG[list(batch.numbers)].flatten().to(self.policy.device).float(),
                 mask_BT=scores.mask_BT,
                 options=self.algorithm,
                 total=total,
             )
             loss.backward()
-            unsound += [] if loss.isfinite() else [group.example.id for group in batch.groups]
             metrics["policy/entropy"] = aggregate(scores.entropy_BT, mask_BT=scores.mask_BT, aggregation=self.algorithm.aggregation, total=total)
             for name, value in metrics.items():
-                summed[name] += value.item()
-            gap = torch.tensor([gap, logprob_gap(scores, batch.groups)]).max().item()  # of NaN and a number: NaN
-        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.algorithm.max_grad_norm)
-        for parameters in self.optimizer.param_groups:
-            parameters["lr"] = learning_rate
-        if norm.isfinite():
-            self.optimizer.step()
-        measured = {**summed, "policy/grad_norm": norm.item(), "policy/lr": learning_rate, "rollout/trainer_logprob_gap": gap}
-        return Update(measured, unsound)
+                summed[name] += value
+            losses.append(loss.detach())
+            gaps.append(logprob_gap(scores, batch.groups))
+        norm = self.optimizer.step(learning_rate, max_grad_norm=self.algorithm.max_grad_norm).item()
+        sound = torch.stack(losses).isfinite().tolist()
+        unsound = [group.example.id for batch, is_sound in zip(work.batches, sound, strict=True) if not is_sound for group in batch.groups]
+        measured = {name: value.item() for name, value in summed.items()}
+        gap = torch.stack(gaps).max().item()  # of NaN and a number: NaN
+        return Update(measured | {"policy/grad_norm": norm, "policy/lr": learning_rate, "rollout/trainer_logprob_gap": gap}, unsound)
 
-    def scores(self, policy: Policy, groups: Sequence[Group]) -> TokenScores:
-        """Logprobs of every completion of `groups` under a policy, at the sampling temperature."""
-        inputs = prompt_inputs(policy, self.processor, [group.example for group in groups])
-        rows = [p for p, group in enumerate(groups) for _ in group.completions]
-        return policy(inputs, rows, [c.tokens_T for group in groups for c in group.completions], self.algorithm.temperature)
+    def seen(self, work: Work) -> Iterator[tuple[Batch, Sequence[Tensor] | dict[int, Tensor]]]:
+        """The micro-batches, each with the features of its images. Where the tower is trained, an image is encoded once for all the micro-batches that
+        show it: their gradients by its features add up, and pass through the tower together."""
+        if self.policy.tower_is_frozen:
+            yield from ((batch, work.features) for batch in work.batches)
+            return
+        for batches in sharing_images(work.batches):
+            images = sorted({image for batch in batches for prompt in batch.prompts for image in prompt.images})
+            encoded = self.policy.encode(work.asked.pixels.of(images)) if images else ()
+            leaves = [features.detach().requires_grad_() for features in encoded]
+            yield from ((batch, dict(zip(images, leaves, strict=True))) for batch in batches)
+            torch.autograd.backward(encoded, [leaf.grad for leaf in leaves])
+
+    def scores(self, policy: Policy, batch: Batch, features: Sequence[Tensor] | Mapping[int, Tensor]) -> TokenScores:
+        """Logprobs of a micro-batch's completions under a policy, at the sampling temperature."""
+        return policy(batch.prompts, features, [[c.tokens_T for c in group.completions] for group in batch.groups], self.algorithm.temperature)
 
     @torch.no_grad()
     def check_rollout(self, questions: Sequence[Example], seed: int) -> None:
         """Rollout and trainer must agree on what was sampled, or the ratio is wrong from the first step: ValueError if they do not."""
-        groups = self.sample(questions, seed=(seed, 0))
-        gap, tolerance = logprob_gap(self.scores(self.policy, groups), groups), self.hardware.logprob_tolerance
+        asked, features = self.look(prepare(self.processor, questions))
+        sampled = dict(sample_groups(self.engine, self.processor, asked, features, (seed, 0)))
+        groups = tuple(Group(question, sampled[p]) for p, question in enumerate(questions))
+        scores = self.scores(self.policy, Batch(tuple(range(len(groups))), groups, asked.prompts, None, None), features)
+        gap, tolerance = logprob_gap(scores, groups).item(), self.hardware.logprob_tolerance
         if not gap <= tolerance:
             raise ValueError(
                 f"hardware.logprob_tolerance={tolerance}: rollout and trainer differ by {gap:.2g} nats on the same tokens and weights, "
                 "as if they were two models: look for a defect or a library that attends otherwise with a cache; raise it only if it is rounding"
             )
+
+
+def sharing_images(batches: Sequence[Batch]) -> Iterator[list[Batch]]:
+    """Neighbouring micro-batches that have an image in common, together."""
+    together: list[Batch] = []
+    shown: set[int] = set()
+    for batch in batches:
+        images = {image for prompt in batch.prompts for image in prompt.images}
+        if together and not images & shown:
+            yield together
+            together, shown = [], set()
+        together.append(batch)
+        shown |= images
+    if together:
+        yield together

@@ -233,13 +233,18 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class PromptInputs:
-    """Prompts ready for the language model: embeds_PSH, mask_PS (1 = token), positions_3PS (mRoPE), next_position_P of the first completion token."""
+class Prompt:
+    """One question as the model reads it: tokens_S (int64; a placeholder for each cell of an image), their mRoPE positions_3S, and the rows, among the
+    images of its step, of those that its placeholders stand for, in order."""
 
-    embeds_PSH: torch.Tensor
-    mask_PS: torch.Tensor
-    positions_3PS: torch.Tensor
-    next_position_P: torch.Tensor
+    tokens_S: torch.Tensor
+    positions_3S: torch.Tensor
+    images: tuple[int, ...]
+
+    @property
+    def next_position(self) -> int:
+        """Where its completions go on, on all three axes."""
+        return int(self.positions_3S.max()) + 1
 
 
 @dataclass(frozen=True)
@@ -262,12 +267,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Batch:
-    """Groups that pass through the model together, B = all their completions in order: what the loss needs to know of them.
+    """Groups that pass through the model together, their numbers in the step, and their prompts; B = all their completions in order.
 
     `old_logprobs_BT` is None with one update a batch (the ratio is 1), `reference_logprobs_BT` is None at β = 0; both are padded on the right.
     """
 
+    numbers: tuple[int, ...]
     groups: tuple[Group, ...]
-    advantages_B: torch.Tensor
+    prompts: tuple[Prompt, ...]
     old_logprobs_BT: torch.Tensor | None
     reference_logprobs_BT: torch.Tensor | None

@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 from importlib.resources import files
 from math import inf
 from pathlib import Path
@@ -13,17 +14,27 @@ import transformers
 from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText
 
+from visual_rft.hardware import Machine
 from visual_rft.models.policy import Policy
 from visual_rft.models.processor import Processor
 
 EMBEDDED = "embedded:"
 
 
+class Part(StrEnum):
+    """What a model of the family is made of."""
+
+    vision = "vision"  # the tower, up to the merger
+    merger = "merger"  # from the tower's width to the language model's
+    language = "language"  # embeddings, layers and head
+
+
 @dataclass
 class ModelOptions:
     """`path` is a Hugging Face folder, or `embedded:NAME` for a checkpoint that ships with the package. Pixel limits are areas.
 
-    `learning_rate` is AdamW's at the first step: what is right for it depends on the model above all.
+    `learning_rate` is AdamW's at the first step: what is right for it depends on the model above all. Parts in `frozen` are not trained; with
+    both vision and merger among them an image is encoded once a step, whatever reads it.
     """
 
     name: str
@@ -31,8 +42,11 @@ class ModelOptions:
     min_pixels: int
     max_pixels: int
     learning_rate: float
+    frozen: list[Part] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        if set(self.frozen) == set(Part):
+            raise ValueError("model.frozen: all parts; leave one to be trained")
         if not 0 < self.min_pixels <= self.max_pixels:
             raise ValueError(f"model.min_pixels={self.min_pixels}: must be positive and at most model.max_pixels={self.max_pixels}")
         if not 0 < self.learning_rate < inf:
@@ -47,14 +61,14 @@ def folder(path: str) -> Path:
     return found
 
 
-def load(options: ModelOptions, device: torch.device) -> tuple[Policy, Processor]:
-    """The policy, in float32 on `device`, and its processor. Raises ValueError when the folder is absent, damaged or incomplete."""
+def load(options: ModelOptions, machine: Machine) -> tuple[Policy, Processor]:
+    """The policy on a machine, its frozen parts without gradients, and its processor. Raises ValueError when the folder is absent, damaged or incomplete."""
     source = folder(options.path)
     transformers.utils.logging.disable_progress_bar()  # ours is the console's one line
     try:
         processor = Processor.load(source, min_pixels=options.min_pixels, max_pixels=options.max_pixels)
         model, info = AutoModelForImageTextToText.from_pretrained(
-            source, dtype=torch.float32, use_safetensors=True, attn_implementation="sdpa", output_loading_info=True
+            source, dtype=machine.dtype, use_safetensors=True, attn_implementation="sdpa", output_loading_info=True
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
@@ -70,7 +84,18 @@ def load(options: ModelOptions, device: torch.device) -> tuple[Policy, Processor
     vision, images = model.config.vision_config, processor.images
     if (images.patch_size, images.merge_size) != (vision.patch_size, vision.spatial_merge_size):
         raise ValueError(f"model.path={options.path}: preprocessor_config.json and config.json differ in the size of a patch; copy the folder again")
-    return Policy(model, processor.allowed_ids).to(device), processor
+    if getattr(model.config.get_text_config(), "use_sliding_window", False):
+        raise ValueError(f"model.path={options.path}: its layers attend in a sliding window, which the packed forward does not know; take another model")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(part_of(name) not in options.frozen)
+    return Policy(model, processor.allowed_ids, machine.attention).to(machine.device), processor
+
+
+def part_of(parameter: str) -> Part:
+    """The part to which a parameter of this name belongs."""
+    if "visual." not in parameter:
+        return Part.language
+    return Part.merger if "merger" in parameter else Part.vision
 
 
 def save(policy: Policy, processor: Processor, target: Path, **states: Any) -> None:

@@ -1,19 +1,23 @@
-"""The policy: a Qwen2-VL-family model that gives the logprobs of completions, each image encoded once.
+"""The policy: a Qwen2-VL-family model that reads each prompt once, whatever the number of its completions.
 
-Axes: P prompts, B rows (completions), S padded prompt tokens (left-padded), T padded completion tokens (right-padded),
-H hidden width, V vocabulary, I images.
+Axes: P prompts, G completions of one, B completions of all, T their tokens (right-padded in results only), N tokens of a packed stream, I images,
+L levels of features (one; one more for each of Qwen3-VL's deepstack), H hidden width, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
-from visual_rft.models.processor import Pixels, Prompt
-from visual_rft.vocabulary import PromptInputs
+from visual_rft.hardware import Attention
+from visual_rft.models.attention import Attend, delegate, segment_attention
+from visual_rft.models.head import tempered_logits, token_logprobs
+from visual_rft.models.packing import Packed, pack
+from visual_rft.models.processor import Pixels
+from visual_rft.vocabulary import Prompt
 
 
 @dataclass(frozen=True)
@@ -28,77 +32,96 @@ class TokenScores:
 class Policy(nn.Module):
     """One model of the family. All tokens but `allowed_ids` are banned: probability zero, in the trainer as in the rollout, so that the two agree."""
 
-    banned_V: Tensor
+    banned: Tensor
 
-    def __init__(self, model: PreTrainedModel, allowed_ids: Sequence[int]) -> None:
+    def __init__(self, model: PreTrainedModel, allowed_ids: Sequence[int], attention: Attention = Attention.sdpa) -> None:
         super().__init__()
-        self.model = model
-        banned = torch.ones(model.config.get_text_config().vocab_size, dtype=torch.bool)  # some rows of an embedding have no token
-        banned[torch.tensor(allowed_ids)] = False
-        self.register_buffer("banned_V", banned, persistent=False)
+        self.model, self.attention = model, attention
+        banned_V = torch.ones(model.config.get_text_config().vocab_size, dtype=torch.bool)  # some rows of an embedding have no token
+        banned_V[torch.tensor(allowed_ids)] = False
+        self.register_buffer("banned", torch.nonzero(banned_V)[:, 0], persistent=False)
+        delegate(model.model.language_model)
 
     @property
     def device(self) -> torch.device:
-        return self.banned_V.device
+        return self.banned.device
 
-    def features(self, pixels: Pixels) -> tuple[Tensor, ...]:
-        """Vision features of each image, [cells, H], one pass for all of them."""
+    @property
+    def tower_is_frozen(self) -> bool:
+        """Whether an image's features stay what they are while this model trains."""
+        return not any(parameter.requires_grad for parameter in self.model.model.visual.parameters())
+
+    def prompt(self, tokens_S: Tensor, images: Sequence[int], grid_I3: Tensor) -> Prompt:
+        """A prompt about the images at these rows of the grid, with its mRoPE positions."""
+        types_1S = (tokens_S == self.model.config.image_token_id).int()[None]
+        grid_13 = grid_I3[list(images)] if images else None
+        positions_31S, _ = self.model.model.get_rope_index(tokens_S[None], types_1S, image_grid_thw=grid_13)
+        return Prompt(tokens_S, positions_31S[:, 0], tuple(images))
+
+    def encode(self, pixels: Pixels) -> tuple[Tensor, ...]:
+        """Features_LCH of each image (C cells), one pass for all of them."""
         grid_I3 = pixels.grid_I3.to(self.device)
         out = self.model.model.get_image_features(pixels.patches_RD.to(self.device), grid_I3)
-        return tuple(out.pooler_output)
+        levels = [out.pooler_output, *(getattr(out, "deepstack_features", None) or ())]
+        cells = (pixels.grid_I3.prod(-1) // self.model.config.vision_config.spatial_merge_size**2).tolist()
+        return tuple(torch.stack([level if isinstance(level, Tensor) else torch.cat(level) for level in levels]).split(cells, dim=1))
 
-    def prompt_inputs(self, prompts: Sequence[Prompt], pixels: Pixels, features: Sequence[Tensor]) -> PromptInputs:
-        """Left-pads the prompts and puts each one's image features in the place of its image tokens."""
-        config = self.model.config
-        width = max(len(p.tokens_S) for p in prompts)
-        tokens_PS = torch.full((len(prompts), width), config.get_text_config().pad_token_id or 0)
-        mask_PS = torch.zeros((len(prompts), width), dtype=torch.int64)
-        for row, prompt in enumerate(prompts):
-            tokens_PS[row, width - len(prompt.tokens_S) :] = prompt.tokens_S
-            mask_PS[row, width - len(prompt.tokens_S) :] = 1
-        tokens_PS, mask_PS = tokens_PS.to(self.device), mask_PS.to(self.device)
-        image_PS = (tokens_PS == config.image_token_id) & mask_PS.bool()
-        grid_P3 = pixels.grid_I3[[p.image_index for p in prompts]].to(self.device)
-        positions_3PS, _ = self.model.model.get_rope_index(tokens_PS, image_PS.int(), image_grid_thw=grid_P3, attention_mask=mask_PS)
-        embeds_PSH = self.embed(tokens_PS)
-        inserted = torch.cat([features[p.image_index] for p in prompts]).to(embeds_PSH.dtype)
-        embeds_PSH = embeds_PSH.masked_scatter(image_PS[..., None], inserted)
-        return PromptInputs(embeds_PSH, mask_PS, positions_3PS, positions_3PS.amax((0, 2)) + 1)
+    def forward(
+        self, prompts: Sequence[Prompt], features: Sequence[Tensor], completions_PG: Sequence[Sequence[Tensor]], temperature: float
+    ) -> TokenScores:
+        """Scores of each prompt's completions (tokens_T), in order, at the temperature they were sampled at; `features` by image, as `encode` has them."""
+        packed = pack(prompts, completions_PG, self.model.config.image_token_id).to(self.device)
+        hidden_NH = self._read(packed, features)
+        head = self.model.get_output_embeddings().weight
+        flat = token_logprobs(hidden_NH[packed.before_C], head, packed.targets_C, self.banned, temperature)
+        logprobs_BT, entropy_BT = (pad_sequence(values_C.split(packed.lengths), batch_first=True) for values_C in flat)
+        lengths_B1 = torch.tensor(packed.lengths, device=self.device)[:, None]
+        return TokenScores(logprobs_BT, entropy_BT, torch.arange(logprobs_BT.shape[1], device=self.device) < lengths_B1)
 
-    def forward(self, inputs: PromptInputs, prompt_of_row: Sequence[int], completions: Sequence[Tensor], temperature: float) -> TokenScores:
-        """Scores of completion r (tokens_T), an answer to prompt `prompt_of_row[r]`; `temperature` is the one it was sampled at."""
-        rows = torch.tensor(prompt_of_row, device=self.device)
-        tokens_BT = pad_sequence(list(completions), batch_first=True).to(self.device)
-        mask_BT = pad_sequence([torch.ones(len(c), dtype=torch.bool) for c in completions], batch_first=True).to(self.device)
-        steps_T = torch.arange(tokens_BT.shape[1], device=self.device)
-        positions_3BT = (inputs.next_position_P[rows, None] + steps_T).expand(3, -1, -1)
-        hidden_BSH = self.language(
-            embeds=torch.cat([inputs.embeds_PSH[rows], self.embed(tokens_BT)], dim=1),
-            mask=torch.cat([inputs.mask_PS[rows], mask_BT.long()], dim=1),
-            positions=torch.cat([inputs.positions_3PS[:, rows], positions_3BT], dim=2),
-        )
-        before = inputs.embeds_PSH.shape[1] - 1  # a token is predicted from the one before it
-        logprobs_BTV = self.log_distribution(hidden_BSH[:, before : before + tokens_BT.shape[1]], temperature)
-        logprobs_BT = logprobs_BTV.gather(-1, tokens_BT[..., None])[..., 0]
-        with torch.no_grad():
-            entropy_BT = -(logprobs_BTV.exp() * logprobs_BTV.masked_fill(self.banned_V, 0.0)).sum(-1)
-        return TokenScores(logprobs_BT, entropy_BT, mask_BT)
+    def read(self, prompts: Sequence[Prompt], features: Sequence[Tensor], remember: Callable[[int, Tensor, Tensor], None]) -> Tensor:
+        """hidden_PH of each prompt's last token; `remember` is given every layer's keys_KND and values_KND, the prompts one after the other."""
+        packed = pack(prompts, [()] * len(prompts), self.model.config.image_token_id).to(self.device)
+        return self._read(packed, features, remember)[packed.ends_P]
 
-    def embed(self, tokens: Tensor) -> Tensor:
-        """[..., H] input embeddings."""
+    def speak(self, tokens_B: Tensor, positions_B: Tensor, attend: Attend) -> Tensor:
+        """hidden_BH of one token a row."""
+        return self._language(self._embed(tokens_B), positions_B.expand(3, -1), attend)
+
+    def logits(self, hidden_H: Tensor, temperature: float) -> Tensor:
+        """[..., V] float32 logits of the next token, divided by the temperature; those of banned tokens are −inf."""
+        return tempered_logits(hidden_H, self.model.get_output_embeddings().weight, self.banned, temperature)
+
+    def _read(self, packed: Packed, features: Sequence[Tensor], remember: Callable[[int, Tensor, Tensor], None] | None = None) -> Tensor:
+        embeds_NH = self._embed(packed.tokens_N)
+        within = segment_attention(self.attention, packed.segments, embeds_NH)
+
+        def attend(layer: int, q_AND: Tensor, k_KND: Tensor, v_KND: Tensor) -> Tensor:
+            if remember:
+                remember(layer, k_KND, v_KND)
+            return within(layer, q_AND, k_KND, v_KND)
+
+        if not packed.images:
+            return self._language(embeds_NH, packed.positions_3N, attend)
+        features_LCH = torch.cat([features[image] for image in packed.images], dim=1).to(embeds_NH.dtype)
+        embeds_NH = embeds_NH.index_copy(0, packed.image_places, features_LCH[0])
+        return self._language(embeds_NH, packed.positions_3N, attend, packed.image_places, features_LCH[1:])
+
+    def _embed(self, tokens: Tensor) -> Tensor:
         return self.model.get_input_embeddings()(tokens)
 
-    def language(self, *, embeds: Tensor, mask: Tensor, positions: Tensor, cache: Cache | None = None) -> Tensor:
-        """hidden_BSH of the language model on embeddings; `mask` covers what the cache holds as well, and the cache grows."""
+    def _language(
+        self, embeds_NH: Tensor, positions_3N: Tensor, attend: Attend, image_places: Tensor | None = None, deepstack: Sequence[Tensor] = ()
+    ) -> Tensor:
+        """hidden_NH of the stock language model. `deepstack` has features for the images' places, to be added after each of the first layers."""
+        extra = {}
+        if len(deepstack):
+            visual_1N = torch.zeros(1, len(embeds_NH), dtype=torch.bool, device=self.device).index_fill_(1, image_places, True)
+            extra = {"visual_pos_masks": visual_1N, "deepstack_visual_embeds": list(deepstack)}
         return self.model.model.language_model(
-            inputs_embeds=embeds, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=cache is not None
-        ).last_hidden_state
-
-    def new_cache(self) -> DynamicCache:
-        """An empty key-value cache."""
-        return DynamicCache(config=self.model.config.get_text_config())
-
-    def log_distribution(self, hidden_H: Tensor, temperature: float) -> Tensor:
-        """[..., V] float32 logprobs of the next token at a temperature, banned tokens at −inf."""
-        logits_V = self.model.get_output_embeddings()(hidden_H).float()
-        return torch.log_softmax(logits_V.masked_fill(self.banned_V, float("-inf")) / temperature, dim=-1)
+            inputs_embeds=embeds_NH[None],
+            position_ids=positions_3N[:, None],
+            attention_mask={"full_attention": None},  # prepared: nothing is left to mask but what `attend` leaves out
+            use_cache=False,
+            attend=attend,
+            **extra,
+        ).last_hidden_state[0]

@@ -22,13 +22,10 @@ class Pixels:
     patches_RD: torch.Tensor
     grid_I3: torch.Tensor
 
-
-@dataclass(frozen=True)
-class Prompt:
-    """One question about one image: tokens_S (int64; image placeholders expanded) and the image's row in the step's `Pixels`."""
-
-    tokens_S: torch.Tensor
-    image_index: int
+    def of(self, images: Sequence[int]) -> "Pixels":
+        """Those of some of the images, in the order given."""
+        patches = self.patches_RD.split(self.grid_I3.prod(-1).tolist())
+        return Pixels(torch.cat([patches[image] for image in images]), self.grid_I3[list(images)])
 
 
 class Processor:
@@ -67,16 +64,16 @@ class Processor:
         out = self.images(images=[image.convert("RGB") for image in images], return_tensors="pt")
         return Pixels(patches_RD=out["pixel_values"].float(), grid_I3=out["image_grid_thw"].long())
 
-    def prompts(self, questions: Sequence[str], image_indices: Sequence[int], grid_I3: torch.Tensor) -> list[Prompt]:
-        """One prompt a question, about the image at its index, in the model's own chat template."""
-        cells_I = (grid_I3.prod(-1) // self.images.merge_size**2).tolist()
-        return [Prompt(self._tokens(question, cells_I[index]), index) for question, index in zip(questions, image_indices, strict=True)]
-
-    def _tokens(self, question: str, cells: int) -> torch.Tensor:
-        content = [{"type": "image"}, {"type": "text", "text": question}]
+    def prompt(self, question: str, grid_I3: torch.Tensor) -> torch.Tensor:
+        """tokens_S of a question about the images of this grid, which come before it, in the model's own chat template; a placeholder for each cell."""
+        content = [*({"type": "image"} for _ in grid_I3), {"type": "text", "text": question}]
         text = self.tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True)
-        ids = self.tokenizer(text.replace(IMAGE_PAD, IMAGE_PAD * cells), add_special_tokens=False)["input_ids"]
-        return torch.tensor(ids, dtype=torch.int64)
+        cells_I = (grid_I3.prod(-1) // self.images.merge_size**2).tolist()
+        before, *after = text.split(IMAGE_PAD)
+        if len(after) != len(cells_I):
+            raise ValueError(f"a question holds {IMAGE_PAD}, which only an image may stand for: {question[:60]!r}; leave it out")
+        expanded = before + "".join(IMAGE_PAD * cells + rest for cells, rest in zip(cells_I, after, strict=True))
+        return torch.tensor(self.tokenizer(expanded, add_special_tokens=False)["input_ids"], dtype=torch.int64)
 
     def encode(self, completion: str) -> torch.Tensor:
         """A completion as the model would have said it, end token included."""

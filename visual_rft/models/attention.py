@@ -1,0 +1,112 @@
+"""The language model's attention, delegated: the stock layers hand over their queries, keys and values, and whoever runs the model says who sees whom.
+
+Axes: N tokens of a flat stream, A query heads, K key-value heads, D values a head.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+from visual_rft.hardware import Attention
+from visual_rft.models.packing import Segment
+
+# (layer, queries_AND, keys_KND, values_KND) -> attended_AND
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+
+_NAME = "visual_rft"  # transformers treats a name with `flash`, `sdpa` or `flex_attention` in it in its own way
+
+
+def delegate(language_model: nn.Module) -> None:
+    """Makes the model's layers call the `attend` that its forward is given."""
+    AttentionInterface.register(_NAME, _delegated)
+    language_model.set_attn_implementation(_NAME)  # type: ignore[operator]
+
+
+def _delegated(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, *, attend: Attend, **_: Any
+) -> tuple[Tensor, None]:
+    attended_AND = attend(module.layer_idx, query[0], key[0], value[0])  # type: ignore[arg-type]
+    return attended_AND.transpose(0, 1)[None], None
+
+
+def segment_attention(kernel: Attention, segments: Sequence[Segment], like: Tensor) -> Attend:
+    """Every segment attends to what it sees, and causally to itself. `like` has the dtype and device of the stream."""
+    return _by_segment(segments, like) if kernel is Attention.sdpa else _varlen(_KERNELS[kernel](), segments, like.device)
+
+
+def _by_segment(segments: Sequence[Segment], like: Tensor) -> Attend:
+    shapes = {(segment.length, segment.seen) for segment in segments if segment.seen}
+    masks = {shape: _lower_right(*shape, like) for shape in shapes}
+
+    def attend(layer: int, q_AND: Tensor, k_KND: Tensor, v_KND: Tensor) -> Tensor:
+        attended = []
+        for start, length, seen_start, seen in segments:
+            k, v = k_KND[:, start : start + length], v_KND[:, start : start + length]
+            if seen:
+                k = torch.cat([k_KND[:, seen_start : seen_start + seen], k], dim=1)
+                v = torch.cat([v_KND[:, seen_start : seen_start + seen], v], dim=1)
+            q = q_AND[:, start : start + length]
+            # is_causal aligns queries with the first keys: right only where there are as many.
+            out = scaled_dot_product_attention(q[None], k[None], v[None], masks.get((length, seen)), is_causal=not seen, enable_gqa=True)
+            attended.append(out[0])
+        return torch.cat(attended, dim=1)
+
+    return attend
+
+
+def _lower_right(length: int, seen: int, like: Tensor) -> Tensor:
+    """An additive mask [length, seen + length]: all that is seen, and of the rest what stands before."""
+    allowed = torch.ones(length, seen + length, dtype=torch.bool, device=like.device).tril(seen)
+    return torch.zeros(allowed.shape, dtype=like.dtype, device=like.device).masked_fill(~allowed, float("-inf"))
+
+
+# (q_NAD, k_MKD, v_MKD, query_starts, key_starts, longest_query, longest_key) -> attended_NAD, causal from the last key backwards
+_Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int, int], Tensor]
+
+
+def _torch_varlen() -> _Kernel:
+    from torch.nn.attention.varlen import varlen_attn
+
+    shares_heads = "enable_gqa" in inspect.signature(varlen_attn).parameters  # torch 2.11 has it not
+
+    def kernel(q_NAD: Tensor, k_MKD: Tensor, v_MKD: Tensor, starts_q: Tensor, starts_k: Tensor, longest_q: int, longest_k: int) -> Tensor:
+        if shares_heads:
+            return varlen_attn(q_NAD, k_MKD, v_MKD, starts_q, starts_k, longest_q, longest_k, window_size=(-1, 0), enable_gqa=True)
+        repeats = q_NAD.shape[1] // k_MKD.shape[1]
+        k_MAD, v_MAD = k_MKD.repeat_interleave(repeats, 1), v_MKD.repeat_interleave(repeats, 1)
+        return varlen_attn(q_NAD, k_MAD, v_MAD, starts_q, starts_k, longest_q, longest_k, window_size=(-1, 0))
+
+    return kernel
+
+
+def _flash_attention_2() -> _Kernel:
+    from flash_attn import flash_attn_varlen_func  # type: ignore[import-not-found]
+
+    def kernel(q_NAD: Tensor, k_MKD: Tensor, v_MKD: Tensor, starts_q: Tensor, starts_k: Tensor, longest_q: int, longest_k: int) -> Tensor:
+        return flash_attn_varlen_func(q_NAD, k_MKD, v_MKD, starts_q, starts_k, longest_q, longest_k, causal=True)
+
+    return kernel
+
+
+_KERNELS = {Attention.varlen: _torch_varlen, Attention.flash_attention_2: _flash_attention_2}
+
+
+def _varlen(kernel: _Kernel, segments: Sequence[Segment], device: torch.device) -> Attend:
+    # What a segment sees stands before it, in one sequence: a merge of two partial attentions could not be trained through.
+    keys = [torch.cat([torch.arange(s.seen_start, s.seen_start + s.seen), torch.arange(s.start, s.start + s.length)]) for s in segments]
+    index_M = torch.cat(keys).to(device)
+    starts_q = torch.tensor([0, *accumulate(s.length for s in segments)], dtype=torch.int32, device=device)
+    starts_k = torch.tensor([0, *accumulate(len(k) for k in keys)], dtype=torch.int32, device=device)
+    longest_q, longest_k = max(s.length for s in segments), max(len(k) for k in keys)
+
+    def attend(layer: int, q_AND: Tensor, k_KND: Tensor, v_KND: Tensor) -> Tensor:
+        k_MKD, v_MKD = k_KND.index_select(1, index_M).transpose(0, 1), v_KND.index_select(1, index_M).transpose(0, 1)
+        return kernel(q_AND.transpose(0, 1), k_MKD, v_MKD, starts_q, starts_k, longest_q, longest_k).transpose(0, 1)
+
+    return attend

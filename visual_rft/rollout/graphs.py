@@ -1,0 +1,40 @@
+"""A step that CUDA replays: captured once for each shape of its buffers, launched as one thing from then on."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+
+class Replays:
+    """A function without arguments on buffers that stay where they are; `state` is what it changes of them, put back after it was tried.
+
+    `key` says which shapes it works on: a graph is captured for each. Whatever a graph has read stays in use, so the weights must stay in place too.
+    """
+
+    def __init__(self, step: Callable[[], Tensor], state: Sequence[Tensor], key: Callable[[], tuple[int, ...]]) -> None:
+        self.step, self.state, self.key = step, state, key
+        self.graphs: dict[tuple[int, ...], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+
+    def __call__(self) -> Tensor:
+        key = self.key()
+        if key not in self.graphs:
+            self.graphs[key] = self._capture()
+        graph, result = self.graphs[key]
+        graph.replay()
+        return result
+
+    def _capture(self) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        before = [tensor.clone() for tensor in self.state]
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):  # libraries choose their kernels and workspaces in the first calls, which a graph may not hold
+            for _ in range(3):
+                self.step()
+        torch.cuda.current_stream().wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            result = self.step()
+        for tensor, was in zip(self.state, before, strict=True):
+            tensor.copy_(was)
+        return graph, result
