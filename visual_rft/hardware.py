@@ -28,8 +28,8 @@ class HardwareOptions:
     """`tokens_per_micro_batch` cuts a step's groups into passes whose gradients add up: tokens of prompts and completions, a group at least.
 
     `decoded_together` is the number of completions that are drawn beside each other, one group at least; `workers` are processes that prepare images
-    ahead of the step that needs them (0: none ahead). `logprob_tolerance` is the largest difference, in nats, allowed between a token's logprob in the
-    rollout and in the trainer.
+    ahead of the step that needs them (0: none ahead). `logprob_tolerance` is the largest difference, in nats, allowed between a token's logprob in
+    the rollout and in the trainer.
     """
 
     device: str = "cpu"

@@ -13,7 +13,7 @@ from visual_rft.models.policy import Policy
 from visual_rft.models.processor import Pixels, Processor
 from visual_rft.rollout.engine import Decoding, Engine, Finish, Request, Sampled
 from visual_rft.seeding import Role
-from visual_rft.vocabulary import Completion, Example, Group, Prompt
+from visual_rft.vocabulary import Completion, Example, Prompt
 
 _ENCODED_TOGETHER = 16  # questions of an evaluation whose images go through the tower in one pass
 
@@ -85,7 +85,9 @@ def sample_groups(
         yield p, completions(processor, sampled)
 
 
-def answer(policy: Policy, processor: Processor, examples: Sequence[Example], *, max_tokens: int, together: int, workers: int) -> Iterator[tuple[int, Completion]]:
+def answer(
+    policy: Policy, processor: Processor, examples: Sequence[Example], *, max_tokens: int, together: int, workers: int
+) -> Iterator[tuple[int, Completion]]:
     """The greedy completion of each example, with the example's number, in the order in which they are done; `together` are decoded at a time."""
     decoding = Decoding(max_tokens, processor.end_id, greedy=True)
     engine = Engine(policy, decoding, group=1, rows=min(together, len(examples)), fixed=policy.device.type == "cuda")

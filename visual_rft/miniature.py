@@ -143,11 +143,11 @@ def open_eyes(policy: Policy, processor: Processor, recipe: Recipe) -> Curve:
     torch.manual_seed(recipe.seed)
     corners_of = torch.nn.Linear(policy.model.config.get_text_config().hidden_size, 4)
     sharpness = torch.nn.Parameter(torch.ones(()))
-    words_NH = policy.embed(torch.cat([processor.encode(f" {name}")[:1] for name in (*CATEGORIES, "none")])).detach()
+    words_NH = policy.model.get_input_embeddings()(torch.cat([processor.encode(f" {name}")[:1] for name in (*CATEGORIES, "none")])).detach()
 
     def loss(step: int) -> torch.Tensor:
         images = scenes(Split.BASE, recipe.scenes_per_step, seed=recipe.seed + 1, start=step * recipe.scenes_per_step)
-        features_PCH = torch.stack(policy.features(processor.pixels([image.image for image in images])))
+        features_PCH = torch.cat(policy.encode(processor.pixels([image.image for image in images])))  # one level: Qwen2-VL has no other
         classes_PC, boxes_PC4 = (torch.stack(t) for t in zip(*(cell_truth(image) for image in images), strict=True))
         names_PCN = sharpness * rms_norm(features_PCH, features_PCH.shape[-1:]) @ words_NH.T
         covered = classes_PC < len(CATEGORIES)

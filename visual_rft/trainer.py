@@ -203,12 +203,12 @@ class Trainer:
         self, questions: Sequence[Example], asked: Asked, features: Sequence[Tensor], judge: Executor, seed: tuple[int, int]
     ) -> tuple[list[Group], list[Future[list[Reward]]]]:
         """A group of completions of each question from the policy as it is, and their rewards, which `judge` is at work on."""
-        groups: list[Group | None] = [None] * len(questions)
-        pending: list[Future[list[Reward]] | None] = [None] * len(questions)
+        groups: dict[int, Group] = {}
+        pending: dict[int, Future[list[Reward]]] = {}
         for p, completions in sample_groups(self.engine, self.processor, asked, features, seed):
             groups[p] = Group(questions[p], completions)
             pending[p] = judge.submit(self.rewards, groups[p])
-        return groups, pending
+        return [groups[p] for p in range(len(questions))], [pending[p] for p in range(len(questions))]
 
     def rewards(self, group: Group) -> list[Reward]:
         """What each completion of a group earns."""
@@ -276,8 +276,8 @@ class Trainer:
         return Update(measured | {"policy/grad_norm": norm, "policy/lr": learning_rate, "rollout/trainer_logprob_gap": gap}, unsound)
 
     def seen(self, work: Work) -> Iterator[tuple[Batch, Sequence[Tensor] | dict[int, Tensor]]]:
-        """The micro-batches, each with the features of its images. Where the tower is trained, an image is encoded once for all the micro-batches that
-        show it: their gradients by its features add up, and pass through the tower together."""
+        """The micro-batches, each with the features of its images. Where the tower is trained, an image is encoded once for all the micro-batches
+        that show it: their gradients by its features add up, and pass through the tower together."""
         if self.policy.tower_is_frozen:
             yield from ((batch, work.features) for batch in work.batches)
             return

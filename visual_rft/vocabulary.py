@@ -234,8 +234,8 @@ class Scores:
 
 @dataclass(frozen=True)
 class Prompt:
-    """One question as the model reads it: tokens_S (int64; a placeholder for each cell of an image), their mRoPE positions_3S, and the rows, among the
-    images of its step, of those that its placeholders stand for, in order."""
+    """One question as the model reads it: tokens_S (int64; a placeholder for each cell of an image), their mRoPE positions_3S, and the rows, among
+    the images of its step, of those that its placeholders stand for, in order."""
 
     tokens_S: torch.Tensor
     positions_3S: torch.Tensor

@@ -1,4 +1,4 @@
-"""The language model's attention, delegated: the stock layers hand over their queries, keys and values, and whoever runs the model says who sees whom.
+"""The language model's attention, delegated: the stock layers hand over queries, keys and values, and whoever runs the model says who sees whom.
 
 Axes: N tokens of a flat stream, A query heads, K key-value heads, D values a head.
 """
@@ -19,20 +19,35 @@ from visual_rft.models.packing import Segment
 # (layer, queries_AND, keys_KND, values_KND) -> attended_AND
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
-_NAME = "visual_rft"  # transformers treats a name with `flash`, `sdpa` or `flex_attention` in it in its own way
+_LANGUAGE = "visual_rft"  # transformers treats a name with `flash`, `sdpa` or `flex_attention` in it in its own way:
+_TOWER = "visual_rft_flash"  # this one is handed all images at once, with the places where they begin
 
 
-def delegate(language_model: nn.Module) -> None:
-    """Makes the model's layers call the `attend` that its forward is given."""
-    AttentionInterface.register(_NAME, _delegated)
-    language_model.set_attn_implementation(_NAME)  # type: ignore[operator]
+def delegate(language_model: nn.Module, tower: nn.Module, kernel: Attention) -> None:
+    """Makes the language model's layers call the `attend` that its forward is given; a kernel for ragged sequences takes the tower's images, too."""
+    AttentionInterface.register(_LANGUAGE, _delegated)
+    language_model.set_attn_implementation(_LANGUAGE)  # type: ignore[operator]
+    if kernel is not Attention.sdpa:
+        AttentionInterface.register(_TOWER, _each_image(_KERNELS[kernel]()))
+        tower.config._attn_implementation = _TOWER  # type: ignore[union-attr]
 
 
-def _delegated(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: None, *, attend: Attend, **_: Any
-) -> tuple[Tensor, None]:
+def _delegated(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask: None, *, attend: Attend, **_: Any) -> tuple[Tensor, None]:
     attended_AND = attend(module.layer_idx, query[0], key[0], value[0])  # type: ignore[arg-type]
     return attended_AND.transpose(0, 1)[None], None
+
+
+def _each_image(kernel: "_Kernel") -> Callable[..., tuple[Tensor, None]]:
+    """The tower's attention: every patch of an image to all of that image."""
+
+    def attend(
+        _: nn.Module, query: Tensor, key: Tensor, value: Tensor, *, cu_seq_lens_q: Tensor, max_length_q: int, **__: Any
+    ) -> tuple[Tensor, None]:
+        q_NAD, k_NAD, v_NAD = (x[0].transpose(0, 1) for x in (query, key, value))
+        starts = cu_seq_lens_q.int()
+        return kernel(q_NAD, k_NAD, v_NAD, starts, starts, max_length_q, max_length_q, False)[None], None
+
+    return attend
 
 
 def segment_attention(kernel: Attention, segments: Sequence[Segment], like: Tensor) -> Attend:
@@ -44,7 +59,7 @@ def _by_segment(segments: Sequence[Segment], like: Tensor) -> Attend:
     shapes = {(segment.length, segment.seen) for segment in segments if segment.seen}
     masks = {shape: _lower_right(*shape, like) for shape in shapes}
 
-    def attend(layer: int, q_AND: Tensor, k_KND: Tensor, v_KND: Tensor) -> Tensor:
+    def attend(_layer: int, q_AND: Tensor, k_KND: Tensor, v_KND: Tensor) -> Tensor:
         attended = []
         for start, length, seen_start, seen in segments:
             k, v = k_KND[:, start : start + length], v_KND[:, start : start + length]
@@ -66,8 +81,8 @@ def _lower_right(length: int, seen: int, like: Tensor) -> Tensor:
     return torch.zeros(allowed.shape, dtype=like.dtype, device=like.device).masked_fill(~allowed, float("-inf"))
 
 
-# (q_NAD, k_MKD, v_MKD, query_starts, key_starts, longest_query, longest_key) -> attended_NAD, causal from the last key backwards
-_Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int, int], Tensor]
+# (q_NAD, k_MKD, v_MKD, query_starts, key_starts, longest_query, longest_key, causal) -> attended_NAD; causal from the last key backwards
+_Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, int, int, bool], Tensor]
 
 
 def _torch_varlen() -> _Kernel:
@@ -75,12 +90,14 @@ def _torch_varlen() -> _Kernel:
 
     shares_heads = "enable_gqa" in inspect.signature(varlen_attn).parameters  # torch 2.11 has it not
 
-    def kernel(q_NAD: Tensor, k_MKD: Tensor, v_MKD: Tensor, starts_q: Tensor, starts_k: Tensor, longest_q: int, longest_k: int) -> Tensor:
+    def kernel(q_NAD: Tensor, k_MKD: Tensor, v_MKD: Tensor, *ragged: Any) -> Any:
+        *lengths, causal = ragged
+        options: dict[str, Any] = {"window_size": (-1, 0) if causal else (-1, -1)}
         if shares_heads:
-            return varlen_attn(q_NAD, k_MKD, v_MKD, starts_q, starts_k, longest_q, longest_k, window_size=(-1, 0), enable_gqa=True)
-        repeats = q_NAD.shape[1] // k_MKD.shape[1]
-        k_MAD, v_MAD = k_MKD.repeat_interleave(repeats, 1), v_MKD.repeat_interleave(repeats, 1)
-        return varlen_attn(q_NAD, k_MAD, v_MAD, starts_q, starts_k, longest_q, longest_k, window_size=(-1, 0))
+            options["enable_gqa"] = True
+        else:
+            k_MKD, v_MKD = (x.repeat_interleave(q_NAD.shape[1] // x.shape[1], 1) for x in (k_MKD, v_MKD))
+        return varlen_attn(q_NAD, k_MKD, v_MKD, *lengths, **options)
 
     return kernel
 
@@ -88,8 +105,9 @@ def _torch_varlen() -> _Kernel:
 def _flash_attention_2() -> _Kernel:
     from flash_attn import flash_attn_varlen_func  # type: ignore[import-not-found]
 
-    def kernel(q_NAD: Tensor, k_MKD: Tensor, v_MKD: Tensor, starts_q: Tensor, starts_k: Tensor, longest_q: int, longest_k: int) -> Tensor:
-        return flash_attn_varlen_func(q_NAD, k_MKD, v_MKD, starts_q, starts_k, longest_q, longest_k, causal=True)
+    def kernel(q_NAD: Tensor, k_MKD: Tensor, v_MKD: Tensor, *ragged: Any) -> Any:
+        *lengths, causal = ragged
+        return flash_attn_varlen_func(q_NAD, k_MKD, v_MKD, *lengths, causal=causal)
 
     return kernel
 
@@ -105,8 +123,8 @@ def _varlen(kernel: _Kernel, segments: Sequence[Segment], device: torch.device) 
     starts_k = torch.tensor([0, *accumulate(len(k) for k in keys)], dtype=torch.int32, device=device)
     longest_q, longest_k = max(s.length for s in segments), max(len(k) for k in keys)
 
-    def attend(layer: int, q_AND: Tensor, k_KND: Tensor, v_KND: Tensor) -> Tensor:
+    def attend(_layer: int, q_AND: Tensor, k_KND: Tensor, v_KND: Tensor) -> Tensor:
         k_MKD, v_MKD = k_KND.index_select(1, index_M).transpose(0, 1), v_KND.index_select(1, index_M).transpose(0, 1)
-        return kernel(q_AND.transpose(0, 1), k_MKD, v_MKD, starts_q, starts_k, longest_q, longest_k).transpose(0, 1)
+        return kernel(q_AND.transpose(0, 1), k_MKD, v_MKD, starts_q, starts_k, longest_q, longest_k, True).transpose(0, 1)
 
     return attend

@@ -62,7 +62,10 @@ def folder(path: str) -> Path:
 
 
 def load(options: ModelOptions, machine: Machine) -> tuple[Policy, Processor]:
-    """The policy on a machine, its frozen parts without gradients, and its processor. Raises ValueError when the folder is absent, damaged or incomplete."""
+    """The policy on a machine, its frozen parts without gradients, and its processor.
+
+    Raises ValueError when the folder is absent, damaged or incomplete, or the model attends in a way that a packed stream cannot.
+    """
     source = folder(options.path)
     transformers.utils.logging.disable_progress_bar()  # ours is the console's one line
     try:
@@ -85,7 +88,7 @@ def load(options: ModelOptions, machine: Machine) -> tuple[Policy, Processor]:
     if (images.patch_size, images.merge_size) != (vision.patch_size, vision.spatial_merge_size):
         raise ValueError(f"model.path={options.path}: preprocessor_config.json and config.json differ in the size of a patch; copy the folder again")
     if getattr(model.config.get_text_config(), "use_sliding_window", False):
-        raise ValueError(f"model.path={options.path}: its layers attend in a sliding window, which the packed forward does not know; take another model")
+        raise ValueError(f"model.path={options.path}: its layers attend in a sliding window, which a packed stream has not; take another model")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(part_of(name) not in options.frozen)
     return Policy(model, processor.allowed_ids, machine.attention).to(machine.device), processor

@@ -5,12 +5,13 @@
 A completion sees its own prompt and itself, and its positions go on where the prompt's end, so that its logprobs are those of a row of its own.
 Its last token is predicted and never read: it has no place in the stream.
 
-Axes: P prompts, G completions of one (as many as it has), N tokens of the stream, C completion tokens of all groups, S prompt tokens, T completion tokens.
+Axes: P prompts, G completions of one (as many as it has), N tokens of the stream, C completion tokens of all groups, S prompt tokens, T tokens of
+one completion.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,7 +45,7 @@ class Packed:
 
     def to(self, device: torch.device) -> "Packed":
         """The same on `device`."""
-        moved = {name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        moved: dict[str, Any] = {name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **moved)
 
 

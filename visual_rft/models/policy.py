@@ -6,6 +6,7 @@ L levels of features (one; one more for each of Qwen3-VL's deepstack), H hidden 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ class Policy(nn.Module):
         banned_V = torch.ones(model.config.get_text_config().vocab_size, dtype=torch.bool)  # some rows of an embedding have no token
         banned_V[torch.tensor(allowed_ids)] = False
         self.register_buffer("banned", torch.nonzero(banned_V)[:, 0], persistent=False)
-        delegate(model.model.language_model)
+        delegate(model.model.language_model, model.model.visual, attention)
 
     @property
     def device(self) -> torch.device:
@@ -69,7 +70,7 @@ class Policy(nn.Module):
     def forward(
         self, prompts: Sequence[Prompt], features: Sequence[Tensor], completions_PG: Sequence[Sequence[Tensor]], temperature: float
     ) -> TokenScores:
-        """Scores of each prompt's completions (tokens_T), in order, at the temperature they were sampled at; `features` by image, as `encode` has them."""
+        """Scores of each prompt's completions (tokens_T), in order, at the temperature they were sampled at; `features` by image, as of `encode`."""
         packed = pack(prompts, completions_PG, self.model.config.image_token_id).to(self.device)
         hidden_NH = self._read(packed, features)
         head = self.model.get_output_embeddings().weight
@@ -104,19 +105,19 @@ class Policy(nn.Module):
             return self._language(embeds_NH, packed.positions_3N, attend)
         features_LCH = torch.cat([features[image] for image in packed.images], dim=1).to(embeds_NH.dtype)
         embeds_NH = embeds_NH.index_copy(0, packed.image_places, features_LCH[0])
-        return self._language(embeds_NH, packed.positions_3N, attend, packed.image_places, features_LCH[1:])
+        return self._language(embeds_NH, packed.positions_3N, attend, packed.image_places, list(features_LCH[1:]))
 
     def _embed(self, tokens: Tensor) -> Tensor:
         return self.model.get_input_embeddings()(tokens)
 
     def _language(
-        self, embeds_NH: Tensor, positions_3N: Tensor, attend: Attend, image_places: Tensor | None = None, deepstack: Sequence[Tensor] = ()
+        self, embeds_NH: Tensor, positions_3N: Tensor, attend: Attend, image_places: Tensor | None = None, deepstack: list[Tensor] | None = None
     ) -> Tensor:
         """hidden_NH of the stock language model. `deepstack` has features for the images' places, to be added after each of the first layers."""
-        extra = {}
-        if len(deepstack):
+        extra: dict[str, Any] = {}
+        if deepstack and image_places is not None:
             visual_1N = torch.zeros(1, len(embeds_NH), dtype=torch.bool, device=self.device).index_fill_(1, image_places, True)
-            extra = {"visual_pos_masks": visual_1N, "deepstack_visual_embeds": list(deepstack)}
+            extra = {"visual_pos_masks": visual_1N, "deepstack_visual_embeds": deepstack}
         return self.model.model.language_model(
             inputs_embeds=embeds_NH[None],
             position_ids=positions_3N[:, None],

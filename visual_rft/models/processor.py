@@ -65,7 +65,7 @@ class Processor:
         return Pixels(patches_RD=out["pixel_values"].float(), grid_I3=out["image_grid_thw"].long())
 
     def prompt(self, question: str, grid_I3: torch.Tensor) -> torch.Tensor:
-        """tokens_S of a question about the images of this grid, which come before it, in the model's own chat template; a placeholder for each cell."""
+        """tokens_S of a question about the images of this grid, which come before it, in the model's chat template; a placeholder for each cell."""
         content = [*({"type": "image"} for _ in grid_I3), {"type": "text", "text": question}]
         text = self.tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True)
         cells_I = (grid_I3.prod(-1) // self.images.merge_size**2).tolist()

@@ -34,7 +34,7 @@ class Speaker(Protocol):
 
 @dataclass(frozen=True)
 class Decoding:
-    """How completions are drawn (without chance when `greedy`), and where they stop: at `end_id`, which is their last token, or after `max_tokens`."""
+    """How completions are drawn (without chance when `greedy`), and where they end: with `end_id` as their last token, or after `max_tokens`."""
 
     max_tokens: int
     end_id: int
@@ -148,7 +148,8 @@ class Engine:
         """Reads the prompts and draws the first token of each completion."""
         taken = {group.place for group in self._groups()}
         places = [place for place in range(self.slots.places) if place not in taken][: len(new)]
-        rows, seeds = [], []
+        rows: list[int] = []
+        seeds: list[Sequence[int]] = []
         for place, (number, request) in zip(places, new, strict=True):
             group = _Group(number, place, len(request.prompt.tokens_S))
             limits = request.max_tokens_G or [self.decoding.max_tokens] * self.group
@@ -217,7 +218,8 @@ class Engine:
 
 def _together(requests: Sequence[Request]) -> tuple[list[Prompt], list[Tensor]]:
     """The requests' prompts, and the features of all their images in one list that the prompts point into."""
-    prompts, features = [], []
+    prompts: list[Prompt] = []
+    features: list[Tensor] = []
     for request in requests:
         prompts.append(replace(request.prompt, images=tuple(range(len(features), len(features) + len(request.features)))))
         features += request.features

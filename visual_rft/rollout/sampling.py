@@ -46,6 +46,6 @@ def _place(weights_BK: Tensor, uniforms_B1: Tensor) -> tuple[Tensor, Tensor]:
 
 def _nucleus(weights_BV: Tensor, enough_B1: Tensor) -> Tensor:
     """The weights without those of tokens beyond the nucleus."""
-    sorted_BV, tokens_BV = weights_BV.sort(-1, descending=True, stable=True)
+    sorted_BV, tokens_BV = weights_BV.sort(dim=-1, descending=True, stable=True)
     before_BV = sorted_BV.double().cumsum(-1) - sorted_BV
     return weights_BV.scatter(1, tokens_BV, sorted_BV.masked_fill(before_BV >= enough_B1, 0.0))
