@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
+from _workloads import SMALL, STANDARD, TINY
 from rich.console import Console
 from rich.table import Table
 
@@ -32,12 +33,12 @@ class Sample:
     """Seconds of one run of one side, on the wall's clock and the processor's (more than the wall's: more than one thread ran), and of its parts."""
 
     seconds: float
-    cpu_seconds: float
+    cpu_seconds: float | None
     parts: Mapping[str, float] = field(default_factory=dict)
 
 
-# A side runs once. It may return the seconds of the part that is meant, where that is not all of it.
-Side = Callable[[], float | None]
+# One run of one side. It may return the seconds of its parts by name; anything else is not looked at.
+Side = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,11 @@ class Figure:
 
     ours: Sequence[Sample]
     peer: Sequence[Sample]
+
+    def part(self, name: str) -> "Figure":
+        """The figure of a part that both sides have."""
+        ours, peer = ([Sample(sample.parts[name], None) for sample in side] for side in (self.ours, self.peer))
+        return Figure(ours, peer)
 
     def plain(self) -> dict[str, Any]:
         """The schema of a result: how many times fewer seconds ours takes, and each side's seconds."""
@@ -59,9 +65,10 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def _side(samples: Sequence[Sample]) -> dict[str, Any]:
-    side: dict[str, Any] = {"seconds": spread([s.seconds for s in samples]), "cpu_seconds": spread([s.cpu_seconds for s in samples])}
+    side: dict[str, Any] = {"seconds": spread([s.seconds for s in samples])}
+    cpu = [s.cpu_seconds for s in samples if s.cpu_seconds is not None]
     parts = {name: statistics.median(s.parts[name] for s in samples) for name in samples[0].parts}
-    return side | ({"parts": parts} if parts else {})
+    return side | ({"cpu_seconds": spread(cpu)} if cpu else {}) | ({"parts": parts} if parts else {})
 
 
 def pin() -> None:
@@ -73,20 +80,25 @@ def timed(side: Side) -> Sample:
     """One run."""
     gc.collect()
     started, cpu = time.perf_counter(), time.process_time()
-    part = side()
-    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
-    return Sample(seconds, cpu) if part is None else Sample(part, cpu)
+    parts = side()
+    return Sample(time.perf_counter() - started, time.process_time() - cpu, parts if isinstance(parts, dict) else {})
 
 
-def by_turns(ours: Side, peer: Side, repeats: int) -> Figure:
-    """Both sides once to warm up, then `repeats` times by turns, each of them first every other time."""
-    samples: dict[Side, list[Sample]] = {ours: [], peer: []}
+def by_turns(sides: Mapping[str, Side], repeats: int) -> dict[str, list[Sample]]:
+    """Every side once to warm up, then `repeats` times by turns, in the other order every other time."""
+    samples: dict[str, list[Sample]] = {name: [] for name in sides}
     for turn in range(-1, repeats):
-        for side in (ours, peer) if turn % 2 else (peer, ours):
-            sample = timed(side)
+        for name in list(sides)[:: 1 if turn % 2 else -1]:
+            sample = timed(sides[name])
             if turn >= 0:
-                samples[side].append(sample)
-    return Figure(samples[ours], samples[peer])
+                samples[name].append(sample)
+    return samples
+
+
+def figure(ours: Side, peer: Side, repeats: int) -> Figure:
+    """Both sides by turns."""
+    samples = by_turns({"ours": ours, "peer": peer}, repeats)
+    return Figure(samples["ours"], samples["peer"])
 
 
 def machine() -> dict[str, Any]:
@@ -100,8 +112,12 @@ def machine() -> dict[str, Any]:
 
 def peak_gb() -> float:
     """The most memory that this process has held, in GB."""
-    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage would tell of the parent, too
+        found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text())
+        assert found
+        return int(found.group(1)) * 1024 / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
 def child(script: str, *arguments: str) -> dict[str, Any]:
@@ -116,6 +132,11 @@ def parser(text: str | None) -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--json", type=Path, metavar="FILE", help="write the result there; into a folder it goes by model, hardware and date")
     options.add_argument("--repeats", type=int, default=5, help="turns of each side (5)")
+    known = {workload.name: workload for workload in (STANDARD, SMALL, TINY)}
+    names = ", ".join(known)
+    options.add_argument(
+        "--workloads", type=lambda given: [known[name] for name in given.split(",")], default=[STANDARD, SMALL], help=f"of {names} (standard,small)"
+    )
     return options
 
 
@@ -126,9 +147,9 @@ def report(name: str, figures: Mapping[str, dict[str, Any]], headline: str, extr
         table.add_column(title, justify="left" if title == "figure" else "right")
     for figure, values in figures.items():
         ratio, ours, peer = (values[key] for key in ("ratio", "ours", "peer"))
-        cpu = peer["cpu_seconds"]["median"] / ours["cpu_seconds"]["median"]
+        cpu = peer["cpu_seconds"]["median"] / ours["cpu_seconds"]["median"] if "cpu_seconds" in ours else None
         seconds = (f"{side['seconds']['median']:.3f}" for side in (ours, peer))
-        table.add_row(figure, *seconds, f"{ratio['median']:.2f}", f"{ratio['min']:.2f}–{ratio['max']:.2f}", f"{cpu:.2f}")
+        table.add_row(figure, *seconds, f"{ratio['median']:.2f}", f"{ratio['min']:.2f}–{ratio['max']:.2f}", f"{cpu:.2f}" if cpu else "")
     console = Console(width=120 if not sys.stdout.isatty() else None)
     console.print(table)
     for key, value in extra.items():
@@ -142,6 +163,8 @@ def report(name: str, figures: Mapping[str, dict[str, Any]], headline: str, extr
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return "".join(f"\n  {part}" for part in value)
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_short(part)}" for key, part in value.items())
     return f"{value:.3g}" if isinstance(value, float) else str(value)
@@ -152,8 +175,3 @@ def file_name(name: str, suffix: str = "json") -> str:
     here = machine()
     maker = next((word for word in ("epyc", "xeon", "ryzen", "core") if word in str(here["cpu"]).lower()), "cpu")
     return f"{name}_random-6m_{here['cores']}-core-{maker}_{here['date']}.{suffix}"
-
-
-def plain(sample: Sample) -> dict[str, Any]:
-    """A sample for JSON."""
-    return asdict(sample)

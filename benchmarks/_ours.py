@@ -3,20 +3,29 @@
 Axes: P prompts, G completions a prompt, B = P·G rows, T completion tokens.
 """
 
+import copy
+import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import count as counter
 from typing import Any
 
 import _workloads as workloads
 import torch
-from _workloads import Workload
+from _measure import Sample
+from _workloads import KL, Workload
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
+from visual_rft.hardware import HardwareOptions
 from visual_rft.losses import KlOptions, LossOptions, policy_loss
+from visual_rft.models.packing import cut, stream_length
 from visual_rft.models.policy import Policy
 from visual_rft.models.processor import Processor
 from visual_rft.rollout.engine import Decoding, Engine, Request
-from visual_rft.vocabulary import Prompt
+from visual_rft.tasks.task import Task
+from visual_rft.trainer import AlgorithmOptions, Trainer
+from visual_rft.vocabulary import ClassTruth, Example, Prompt, Reward
 
 NEVER = -1  # no token: completions end by their lengths alone
 
@@ -37,15 +46,11 @@ class Clocked:
 
 
 class Ours:
-    """Each prompt and each image once. `prompts_at_once` cuts forward and backward into micro-batches."""
+    """Each prompt and each image once."""
 
-    def __init__(self, workload: Workload, *, train_tower: bool = False, prompts_at_once: int = 1) -> None:
-        self.workload, self.prompts_at_once = workload, prompts_at_once
-        words = workloads.tokenizer(workload)
-        processor = Processor(words, workloads.image_processor(workload))
-        self.policy = Policy(workloads.model(workload, words), allowed_ids(processor))
-        self.policy.model.model.visual.requires_grad_(train_tower)
-        self.advantages_B = workloads.advantages(workload)
+    def __init__(self, workload: Workload, *, train_tower: bool = False) -> None:
+        self.workload, self.advantages_B = workload, workloads.advantages(workload)
+        self.policy, processor = policy(workload, train_tower=train_tower)
         self.pixels = processor.pixels(workloads.images(workload))
         grid_I3 = self.pixels.grid_I3
         asked = enumerate(workloads.questions(workload))
@@ -56,10 +61,10 @@ class Ours:
         """Every image once."""
         return self.policy.encode(self.pixels)
 
-    def generate(self, lengths_PG: Sequence[Sequence[int]], features: Sequence[Tensor] | None = None) -> tuple[list[list[Tensor]], float]:
-        """Sampled completions_PG of these lengths, and the seconds that the decoding took, without the prefill. Encodes unless given features."""
-        self.policy.eval()
-        features = self.encode() if features is None else features
+    def generate(self, lengths_PG: Sequence[Sequence[int]]) -> tuple[list[list[Tensor]], dict[str, float]]:
+        """Sampled completions_PG of these lengths, and the seconds of prefill (the images' encode included) and decode."""
+        started = time.perf_counter()
+        features = self.encode()
         clocked = Clocked(self.policy)
         decoding = Decoding(max(n for lengths in lengths_PG for n in lengths), NEVER)
         engine = Engine(clocked, decoding, group=self.workload.group, rows=self.workload.rows, fixed=False)
@@ -69,37 +74,77 @@ class Ours:
         ]
         sampled = dict(engine.run(requests))
         assert clocked.prefilled
-        return [sampled[p].tokens for p in range(len(requests))], time.perf_counter() - clocked.prefilled
+        parts = {"prefill": clocked.prefilled - started, "decode": time.perf_counter() - clocked.prefilled}
+        return [sampled[p].tokens for p in range(len(requests))], parts
 
     def forward_backward(self, completions_PG: Sequence[Sequence[Tensor]], features: Sequence[Tensor] | None = None) -> Tensor:
         """logprobs_BT (right-padded with 0) of the completions; the loss's gradients are left on the model. Encodes unless given features."""
         self.policy.train().zero_grad()
-        if features is None:
-            features = self.policy.encode(self.pixels)
-        size, group = self.prompts_at_once, self.workload.group
-        parts = []
-        for first in range(0, len(self.prompts), size):
-            part = slice(first, first + size)
-            scores = self.policy(self.prompts[part], features, completions_PG[part], 1.0)
-            loss, _ = policy_loss(
-                logprobs_BT=scores.logprobs_BT,
-                old_logprobs_BT=scores.logprobs_BT.detach(),
-                reference_logprobs_BT=None,
-                advantages_B=self.advantages_B[first * group : (first + size) * group],
-                mask_BT=scores.mask_BT,
-                options=LossOptions(kl=KlOptions(0.0)),
-                total=self.workload.rows,
-            )
-            loss.backward(retain_graph=not self.policy.tower_is_frozen)
-            parts.append(torch.where(scores.mask_BT, scores.logprobs_BT, 0.0).detach())
-        width = max(part.shape[1] for part in parts)
-        return torch.cat([torch.nn.functional.pad(part, (0, width - part.shape[1])) for part in parts])
+        encoded = self.policy.encode(self.pixels) if features is None else features
+        leaves = encoded if self.policy.tower_is_frozen else [feature.detach().requires_grad_() for feature in encoded]
+        lengths = [stream_length(prompt, completions) for prompt, completions in zip(self.prompts, completions_PG, strict=True)]
+        parts = [self._part(part, leaves, completions_PG) for part in cut(lengths, HardwareOptions().tokens_per_micro_batch)]
+        if not self.policy.tower_is_frozen:
+            torch.autograd.backward(encoded, [leaf.grad for leaf in leaves])
+        return pad_sequence([row_T for part_BT in parts for row_T in part_BT], batch_first=True)
+
+    def _part(self, part: range, features: Sequence[Tensor], completions_PG: Sequence[Sequence[Tensor]]) -> Tensor:
+        some, group = slice(part.start, part.stop), self.workload.group
+        scores = self.policy(self.prompts[some], features, completions_PG[some], 1.0)
+        loss, _ = policy_loss(
+            logprobs_BT=scores.logprobs_BT,
+            old_logprobs_BT=scores.logprobs_BT.detach(),
+            reference_logprobs_BT=None,
+            advantages_B=self.advantages_B[part.start * group : part.stop * group],
+            mask_BT=scores.mask_BT,
+            options=LossOptions(kl=KlOptions(0.0)),
+            total=self.workload.rows,
+        )
+        loss.backward()
+        return torch.where(scores.mask_BT, scores.logprobs_BT, 0.0).detach()
 
     def gradients(self) -> dict[str, Tensor]:
         """Of every parameter that trains, by its name in the Hugging Face model."""
         return {name: p.grad for name, p in self.policy.model.named_parameters() if p.grad is not None}
 
 
-def allowed_ids(processor: Processor) -> list[int]:
-    """All that a completion may hold, but for the end: every completion is as long as it may be."""
-    return [i for i in processor.allowed_ids if i != processor.end_id]
+def policy(workload: Workload, *, train_tower: bool) -> tuple[Policy, Processor]:
+    """The workload's model, for completions that do not end before they are as long as they may be, and its processor."""
+    words = workloads.tokenizer(workload)
+    processor = Processor(words, workloads.image_processor(workload))
+    allowed = [i for i in processor.allowed_ids if i != processor.end_id]
+    speaking = Policy(workloads.model(workload, words), allowed)
+    speaking.model.model.visual.requires_grad_(train_tower)
+    return speaking, processor
+
+
+def steps(workload: Workload, *, kl: bool = False, train_tower: bool = False, count: int) -> Iterator[Sample]:
+    """`count` steps of our trainer on the workload's prompts, one whenever the next is asked for."""
+    speaking, processor = policy(workload, train_tower=train_tower)
+    reference = copy.deepcopy(speaking).requires_grad_(False) if kl else None
+    algorithm = AlgorithmOptions(kl=KlOptions(KL if kl else 0.0), group_size=workload.group, max_completion_tokens=workload.tokens)
+    trainer = Trainer(speaking, reference, processor, _task(), algorithm, HardwareOptions())
+    asked = enumerate(zip(workloads.images(workload), workloads.questions(workload), strict=True))
+    examples = [Example(str(i), i, image, "", question, ClassTruth("")) for i, (image, question) in asked]
+    run = trainer.run(examples, steps=count, prompts_per_step=workload.prompts, learning_rate=1e-6, seed=workloads.SEED)
+    for _ in range(count):
+        gc.collect()
+        started, cpu = time.perf_counter(), time.process_time()
+        step = next(run)
+        seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+        assert all(len(c.tokens_T) == workload.tokens for group in step.groups for c in group.completions)
+        parts = {name.removeprefix("time/"): value for name, value in step.metrics.items() if name.startswith("time/")}
+        yield Sample(seconds, cpu, parts)
+
+
+def _task() -> Task:
+    """Its rewards do not look at what they reward."""
+    number = counter()
+
+    def score(*_: Any) -> Reward:
+        return Reward({"constant": workloads.reward(next(number))}, None, None)
+
+    def nothing(*_: Any) -> Any:
+        raise AssertionError("a step reads rewards alone")
+
+    return Task(parse=nothing, score=score, truth=nothing, measure=nothing, weights={"constant": 1.0})

@@ -77,8 +77,9 @@ class Repeated:
         self.model.model.get_image_features(self.inputs_B["pixel_values"], self.inputs_B["image_grid_thw"])
 
     @torch.no_grad()
-    def generate(self, lengths_PG: Sequence[Sequence[int]]) -> tuple[list[list[Tensor]], float]:
-        """Sampled completions_PG of these lengths, and the seconds that the decoding took, without the prefill."""
+    def generate(self, lengths_PG: Sequence[Sequence[int]]) -> tuple[list[list[Tensor]], dict[str, float]]:
+        """Sampled completions_PG of these lengths, and the seconds of prefill (the images' encode included) and decode."""
+        started = time.perf_counter()
         lengths = [n for lengths_G in lengths_PG for n in lengths_G]
         width, end_id = self.inputs_B["input_ids"].shape[1], self.processor.tokenizer.eos_token_id
         forced = ForcedLengths(lengths, width, end_id)
@@ -94,9 +95,9 @@ class Repeated:
             disable_compile=True,
         )[:, width:]
         assert forced.prefilled
-        seconds = time.perf_counter() - forced.prefilled
+        parts = {"prefill": forced.prefilled - started, "decode": time.perf_counter() - forced.prefilled}
         flat = iter(row[:n].clone() for row, n in zip(tokens_BT, lengths, strict=True))
-        return [[next(flat) for _ in lengths_G] for lengths_G in lengths_PG], seconds
+        return [[next(flat) for _ in lengths_G] for lengths_G in lengths_PG], parts
 
     def forward_backward(self, completions_PG: Sequence[Sequence[Tensor]], banned: Tensor | None = None) -> Tensor:
         """logprobs_BT (right-padded with 0) of the completions; the loss's gradients are left on the model. `banned` ids have probability zero.

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.random import default_rng
 from safetensors.torch import load_file
 
+from visual_rft.hardware import Attention, Machine
 from visual_rft.lessons import LOOK_ALIKES, Recipe, lesson, loosen
 from visual_rft.miniature import NUMBERS, SPECIAL_TOKENS, build, cell_truth, main, number_rows
 from visual_rft.models.loading import ModelOptions, folder, load
@@ -21,6 +22,7 @@ from visual_rft.parsing import parse_classification, parse_detection, parse_grou
 from visual_rft.sources.digits import CATEGORIES, Split, scenes
 from visual_rft.vocabulary import ClassAnswer, ClassTruth, DetectionAnswer, DetectionTruth, GroundingAnswer, GroundingTruth, Refusal
 
+CPU = Machine(torch.device("cpu"), torch.float32, Attention.sdpa)
 SHORT = ["tower_steps=2", "steps=2", "scenes_per_step=2"]
 RECIPE = Recipe(0, 1, 128, 1, 1e-3, 1, 1e-3, 0.2, 0.25, 0.25, 0.6, 0.05, 0.3)
 
@@ -88,7 +90,7 @@ def test_the_recipe_runs_repeats_itself_and_spares_what_is_there(tmp_path: Path,
     assert all(torch.equal(a[key], b[key]) for key in a)
     curve = [json.loads(line) for line in (tmp_path / "a" / "curve.jsonl").read_text().splitlines()]
     assert [(r["part"], r["step"]) for r in curve] == [("tower", 0), ("tower", 1), ("answers", 0), ("answers", 1)]
-    load(ModelOptions("tiny", str(tmp_path / "a"), 4096, 4096, 1e-4), torch.device("cpu"))
+    load(ModelOptions("tiny", str(tmp_path / "a"), 4096, 4096, 1e-4), CPU)
     capfd.readouterr()
     assert main([*SHORT, f"hydra.run.dir={tmp_path / 'a'}"]) == 2
     assert "has something in it" in capfd.readouterr().err
@@ -96,7 +98,7 @@ def test_the_recipe_runs_repeats_itself_and_spares_what_is_there(tmp_path: Path,
 
 def test_the_shipped_checkpoint_is_of_this_recipe() -> None:
     policy, processor = build(seed=0)
-    shipped, its_processor = load(ModelOptions("tiny", "embedded:tiny", 4096, 4096, 1e-4), torch.device("cpu"))
+    shipped, its_processor = load(ModelOptions("tiny", "embedded:tiny", 4096, 4096, 1e-4), CPU)
     assert {n: p.shape for n, p in policy.named_parameters()} == {n: p.shape for n, p in shipped.named_parameters()}
     assert processor.tokenizer.get_vocab() == its_processor.tokenizer.get_vocab()
     assert processor.tokenizer.chat_template == its_processor.tokenizer.chat_template

@@ -37,9 +37,9 @@ def says(monkeypatch: pytest.MonkeyPatch) -> Any:
     def says(text: str) -> list[str]:
         def answer(policy: object, processor: object, examples: Any, **_: object) -> Any:
             asked.extend(example.question for example in examples)
-            return iter([[Completion(None, None, text, True)]])  # type: ignore[arg-type]
+            return iter([(0, Completion(None, None, text, True))])  # type: ignore[arg-type]
 
-        monkeypatch.setattr(predict.loading, "load", lambda options, device: (None, None))
+        monkeypatch.setattr(predict.loading, "load", lambda options, machine: (None, None))
         monkeypatch.setattr(predict, "answer", answer)
         return asked
 
@@ -163,7 +163,7 @@ def test_bad_input_is_one_line_before_the_model_is_loaded(
 ) -> None:
     argv, said = REFUSED[case]
     if case != "absent model":
-        monkeypatch.setattr(predict.loading, "load", lambda options, device: pytest.fail("loaded a model"))
+        monkeypatch.setattr(predict.loading, "load", lambda options, machine: pytest.fail("loaded a model"))
     for name in {"text.png", "cut.png", "empty.png"} & {argv[0].removeprefix("image=")}:
         damaged(name)
     if case == "a thread":

@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from visual_rft import workload
 from visual_rft.config import conf_folder, keys, register
-from visual_rft.inference import answer, prompt_inputs
+from visual_rft.hardware import Attention, Machine
+from visual_rft.inference import answer, ask, prepare
 from visual_rft.lessons import Recipe
 from visual_rft.models.loading import ModelOptions, folder, load
 from visual_rft.models.policy import Policy
@@ -35,6 +36,7 @@ from visual_rft.train import TrainConfig, main
 from visual_rft.vocabulary import Detection, Example, Refusal
 
 ROOT = Path(__file__).parents[1]
+CPU = Machine(torch.device("cpu"), torch.float32, Attention.sdpa)
 SMALL = ["steps=2", "prompts_per_step=2", "algorithm.group_size=4", "task.shots=1", "data.test_images=6", "hardware.threads=1"]
 UNREPEATABLE = ("time/", "throughput/", "memory/")
 
@@ -42,7 +44,7 @@ UNREPEATABLE = ("time/", "throughput/", "memory/")
 @pytest.fixture(scope="module")
 def base() -> tuple[Policy, Processor]:
     options = ModelOptions("tiny", "embedded:tiny", 4096, 4096, 1e-4)
-    return load(options, torch.device("cpu"))
+    return load(options, CPU)
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +167,15 @@ def test_a_sweep_over_tasks_ends_in_one_table_and_a_failing_job_stops_no_other(t
         ("task.negatives=1e308", "task.negatives=1e+308: must lie in 0..100"),
         ("steps=0", "steps=0: must be at least 1"),
         ("hardware.device=mps", "hardware.device=mps: no such kind of device"),
+        ("hardware.attention=varlen", "hardware.attention=varlen: needs CUDA and hardware.precision=bfloat16; use sdpa"),
+        ("hardware.attention=flash_attention_2", "hardware.attention=flash_attention_2: needs CUDA"),
+        ("hardware.tokens_per_micro_batch=0", "hardware.tokens_per_micro_batch=0: must be at least 1"),
+        ("hardware.decoded_together=0", "hardware.decoded_together=0: must be at least 1"),
+        ("hardware.workers=-1", "hardware.workers=-1: must be 0"),
+        ("hardware.precision=float16", "hardware.precision: Invalid value 'float16', expected one of [float32, bfloat16]"),
+        ("model.frozen=[vision,merger,language]", "model.frozen: all parts; leave one to be trained"),
+        ("model.frozen=[eyes]", "model.frozen"),
+        ("algorithm.top_p=0", "algorithm.top_p=0.0: must lie in (0, 1]"),
         ("seed=99999999999", "task.split_seed=99999999999: must lie in"),
         ("task.split_seed=-1", "task.split_seed=-1: must lie in"),
         ("+rewards.weights.iou=nan", "rewards.weights.iou=nan: must lie in -1e+06..1e+06"),
@@ -208,7 +219,7 @@ def test_a_checkpoint_that_lacks_a_tensor_or_a_file_is_refused(tmp_path: Path) -
         else:
             (broken / name).write_text("{")
         with pytest.raises(ValueError, match=f"model.path={broken}"):
-            load(ModelOptions("tiny", str(broken), 4096, 4096, 1e-4), torch.device("cpu"))
+            load(ModelOptions("tiny", str(broken), 4096, 4096, 1e-4), CPU)
 
 
 def test_a_checkpoint_with_nan_or_other_patches_is_refused(tmp_path: Path) -> None:
@@ -222,7 +233,7 @@ def test_a_checkpoint_with_nan_or_other_patches_is_refused(tmp_path: Path) -> No
     (tmp_path / "patches/preprocessor_config.json").write_text(json.dumps(patches))
     for name, line in {"nan": r"the tensor .*ln_q\.weight holds NaN or infinity", "patches": "differ in the size of a patch"}.items():
         with pytest.raises(ValueError, match=f"model.path={tmp_path / name}: .*{line}"):
-            load(ModelOptions("tiny", str(tmp_path / name), 4096, 4096, 1e-4), torch.device("cpu"))
+            load(ModelOptions("tiny", str(tmp_path / name), 4096, 4096, 1e-4), CPU)
 
 
 def test_checkpoints_come_as_often_as_asked_and_the_reference_stays(tmp_path: Path) -> None:
@@ -305,7 +316,8 @@ def task_of(name: str) -> Task:
 
 
 def greedy(base: tuple[Policy, Processor], asked: list[Example]) -> list[str]:
-    return [c.text for completions in answer(*base, asked, max_tokens=96, batch=100) for c in completions]
+    completions = dict(answer(*base, asked, max_tokens=96, together=100, workers=0))
+    return [completions[n].text for n in range(len(asked))]
 
 
 def test_the_policy_sees_the_image(base: tuple[Policy, Processor]) -> None:
@@ -320,8 +332,8 @@ def test_the_policy_sees_the_image(base: tuple[Policy, Processor]) -> None:
 
     def look(examples: list[Example]) -> tuple[torch.Tensor, float]:
         with torch.no_grad():
-            inputs = prompt_inputs(policy, processor, examples)
-            scores = policy(inputs, range(len(examples)), [processor.encode(text) for text in right], 1.0)
+            shown = ask(policy, prepare(processor, examples))
+            scores = policy(shown.prompts, policy.encode(shown.pixels), [[processor.encode(text)] for text in right], 1.0)
         texts = greedy(base, examples)
         rewards = [task.total(task.reward(text, e)) for text, e in zip(texts, asked, strict=True)]
         return torch.where(scores.mask_BT, scores.logprobs_BT, 0).sum(1), sum(rewards) / len(rewards)

@@ -19,6 +19,9 @@ from visual_rft.rollout.slots import Slots
 from visual_rft.vocabulary import Prompt
 
 
+_READ_TOGETHER = 16  # prompts at most: what a prompt needs while it is read is far more than what stays of it
+
+
 class Speaker(Protocol):
     """What a rollout asks of a model: `models.policy.Policy` is one."""
 
@@ -109,40 +112,37 @@ class Engine:
 
     def __init__(self, speaker: Speaker, decoding: Decoding, *, group: int, rows: int, fixed: bool) -> None:
         self.speaker, self.decoding, self.group, self.fixed = speaker, decoding, group, fixed
-        groups = max(1, rows // group)
-        self.most_rows = groups * group
+        self.groups = max(1, rows // group)
         # Where rows are left out, a group's last completions need its prompt while the next groups have theirs already.
-        places = groups if fixed or group == 1 else 2 * groups
-        self.slots = Slots(self.most_rows, places, decoding.max_tokens, speaker.device)
+        places = self.groups if fixed or group == 1 else 2 * self.groups
+        self.slots = Slots(self.groups * group, places, decoding.max_tokens, speaker.device)
         self.rows: list[_Sequence | None] = []
+        if fixed:
+            self.slots.seat([row // group for row in range(self.groups * group)])
         self.step = Replays(self._advance, self.slots.state, self.slots.shape) if speaker.device.type == "cuda" and fixed else self._advance
 
     @torch.no_grad()
     def run(self, requests: Iterable[Request]) -> Iterator[tuple[int, Sampled]]:
         """The completions of each request, with its number, in the order in which they are done."""
-        self.rows, waiting = [], enumerate(requests)
-        if self.fixed:
-            self.rows = [None] * self.most_rows
-            self.slots.seat([row // self.group for row in range(self.most_rows)])
+        self.rows, waiting = [None] * (self.groups * self.group if self.fixed else 0), enumerate(requests)
         while True:
-            new = list(islice(waiting, self._room()))
-            if new:
+            while new := list(islice(waiting, self._room())):
                 yield from self._admit(new)
-            elif not any(self.rows):
+            under_way = [sequence for sequence in self.rows if sequence]
+            if not under_way:
                 return
-            if any(self.rows):
-                self.slots.look(*(max(lengths) for lengths in zip(*((s.group.prompt_length, len(s.tokens)) for s in self.rows if s), strict=True)))
-                yield from self._record(range(len(self.rows)), self.step().tolist())
+            self.slots.look(max(s.group.prompt_length for s in under_way), max(len(s.tokens) for s in under_way))
+            yield from self._record(range(len(self.rows)), self.step().tolist())
 
     def _groups(self) -> list[_Group]:
         return list({s.group.number: s.group for s in self.rows if s}.values())
 
     def _room(self) -> int:
-        """Groups to admit now: none before a quarter of the room is free, so that prompts are read several at a time."""
+        """Groups to admit now: none before a quarter of the room is free, so that prompts are read several at a time, and never too many at once."""
         groups = self._groups()
-        rows = self.most_rows - (len(groups) * self.group if self.fixed else len(self.rows))
-        room = min(rows // self.group, self.slots.places - len(groups))
-        return room if 4 * room * self.group >= self.most_rows or not groups else 0
+        rows = len(groups) * self.group if self.fixed else len(self.rows)
+        room = min(self.groups - -(-rows // self.group), self.slots.places - len(groups))
+        return min(room, _READ_TOGETHER) if 4 * room >= self.groups else 0
 
     def _admit(self, new: Sequence[tuple[int, Request]]) -> Iterator[tuple[int, Sampled]]:
         """Reads the prompts and draws the first token of each completion."""
