@@ -56,19 +56,20 @@ def segment_attention(kernel: Attention, segments: Sequence[Segment], like: Tens
 
 
 def _by_segment(segments: Sequence[Segment], like: Tensor) -> Attend:
-    shapes = {(segment.length, segment.seen) for segment in segments if segment.seen}
+    lengths = [segment.length for segment in segments]
+    shapes = {(length, lengths[prompt]) for length, prompt in segments if prompt is not None}
     masks = {shape: _lower_right(*shape, like) for shape in shapes}
 
     def attend(_layer: int, q_AND: Tensor, k_KND: Tensor, v_KND: Tensor) -> Tensor:
+        # Split, not sliced: the gradients of slices would each be as long as the stream.
+        queries, keys, values = (x.split(lengths, dim=1) for x in (q_AND, k_KND, v_KND))
         attended = []
-        for start, length, seen_start, seen in segments:
-            k, v = k_KND[:, start : start + length], v_KND[:, start : start + length]
-            if seen:
-                k = torch.cat([k_KND[:, seen_start : seen_start + seen], k], dim=1)
-                v = torch.cat([v_KND[:, seen_start : seen_start + seen], v], dim=1)
-            q = q_AND[:, start : start + length]
-            # is_causal aligns queries with the first keys: right only where there are as many.
-            out = scaled_dot_product_attention(q[None], k[None], v[None], masks.get((length, seen)), is_causal=not seen, enable_gqa=True)
+        for (length, prompt), q, own_k, own_v in zip(segments, queries, keys, values, strict=True):
+            if prompt is None:  # is_causal aligns queries with the first keys: right only where there are as many
+                out = scaled_dot_product_attention(q[None], own_k[None], own_v[None], is_causal=True, enable_gqa=True)
+            else:
+                k, v = torch.cat([keys[prompt], own_k], dim=1), torch.cat([values[prompt], own_v], dim=1)
+                out = scaled_dot_product_attention(q[None], k[None], v[None], masks[length, lengths[prompt]], enable_gqa=True)
             attended.append(out[0])
         return torch.cat(attended, dim=1)
 
@@ -117,7 +118,8 @@ _KERNELS = {Attention.varlen: _torch_varlen, Attention.flash_attention_2: _flash
 
 def _varlen(kernel: _Kernel, segments: Sequence[Segment], device: torch.device) -> Attend:
     # What a segment sees stands before it, in one sequence: a merge of two partial attentions could not be trained through.
-    keys = [torch.cat([torch.arange(s.seen_start, s.seen_start + s.seen), torch.arange(s.start, s.start + s.length)]) for s in segments]
+    places = torch.arange(sum(s.length for s in segments)).split([s.length for s in segments])
+    keys = [own if s.prompt is None else torch.cat([places[s.prompt], own]) for s, own in zip(segments, places, strict=True)]
     index_M = torch.cat(keys).to(device)
     starts_q = torch.tensor([0, *accumulate(s.length for s in segments)], dtype=torch.int32, device=device)
     starts_k = torch.tensor([0, *accumulate(len(k) for k in keys)], dtype=torch.int32, device=device)

@@ -20,12 +20,10 @@ from visual_rft.vocabulary import Prompt
 
 
 class Segment(NamedTuple):
-    """`length` tokens of the stream from `start` on: each sees those of its segment up to itself, and all `seen` tokens from `seen_start` on."""
+    """The next `length` tokens of the stream: each sees those of its segment up to itself and, in a completion, all of the segment `prompt`."""
 
-    start: int
     length: int
-    seen_start: int = 0
-    seen: int = 0
+    prompt: int | None = None
 
 
 @dataclass(frozen=True)
@@ -51,23 +49,25 @@ class Packed:
 
 def pack(prompts: Sequence[Prompt], completions_PG: Sequence[Sequence[Tensor]], image_token: int) -> Packed:
     """The stream of each prompt with its completions (tokens_T, at least one each). Raises ValueError for an empty completion."""
-    tokens, positions, segments, before, places, n = [], [], [], [], [], 0
+    tokens, positions, before, places, ends, n = [], [], [], [], [], 0
+    segments: list[Segment] = []
     for prompt, completions in zip(prompts, completions_PG, strict=True):
-        start, length = n, len(prompt.tokens_S)
-        segments.append(Segment(start, length))
+        start, reads = n, len(segments)
+        segments.append(Segment(len(prompt.tokens_S)))
         tokens.append(prompt.tokens_S)
         positions.append(prompt.positions_3S)
         places.append(start + torch.nonzero(prompt.tokens_S == image_token)[:, 0])
-        n += length
+        n += len(prompt.tokens_S)
+        ends.append(n - 1)
         for completion in completions:
             if not len(completion):
                 raise ValueError("an empty completion has no logprobs: every completion holds its end token at least")
             read = len(completion) - 1
-            before += [torch.tensor([start + length - 1]), torch.arange(n, n + read)]
+            before += [torch.tensor(ends[-1:]), torch.arange(n, n + read)]
             tokens.append(completion[:-1])
             positions.append((prompt.next_position + torch.arange(read)).expand(3, -1))
             if read:
-                segments.append(Segment(n, read, start, length))
+                segments.append(Segment(read, reads))
             n += read
     flat = [completion for completions in completions_PG for completion in completions]
     return Packed(
@@ -79,7 +79,7 @@ def pack(prompts: Sequence[Prompt], completions_PG: Sequence[Sequence[Tensor]], 
         before_C=torch.cat(before) if before else torch.empty(0, dtype=torch.int64),
         targets_C=torch.cat(flat) if flat else torch.empty(0, dtype=torch.int64),
         lengths=tuple(len(completion) for completion in flat),
-        ends_P=torch.tensor([segment.start + segment.length - 1 for segment in segments if not segment.seen]),
+        ends_P=torch.tensor(ends),
     )
 
 

@@ -18,7 +18,6 @@ from visual_rft.rollout.sampling import draw, greedy
 from visual_rft.rollout.slots import Slots
 from visual_rft.vocabulary import Prompt
 
-
 _READ_TOGETHER = 16  # prompts at most: what a prompt needs while it is read is far more than what stays of it
 
 
