@@ -22,7 +22,7 @@ from transformers import (
 from visual_rft.models.processor import Pixels
 
 PATCH, MERGE, FRAMES = 14, 2, 2
-WIDTH, LAYERS = 48, 3
+WIDTH, LAYERS = 64, 3
 VOCABULARY = 200
 VISION_START, VISION_END, IMAGE, VIDEO = 190, 191, 192, 193  # ids above these have no token
 ALLOWED = range(1, 180)
@@ -74,19 +74,18 @@ def build(family: Family, seed: int = 0) -> PreTrainedModel:
 
 
 def _untouched(family: Family) -> PreTrainedModel:
-    half_head = {"rope_type": "default", "rope_theta": 100.0, "mrope_section": [1, 2, 3]}
+    rope = {"rope_type": "default", "rope_theta": 100.0, "mrope_section": [1, 3, 4]}
     if family is Family.qwen2_vl:
         vision = {**VISION, "embed_dim": 32, "hidden_size": WIDTH, "mlp_ratio": 2}
-        text = {**TEXT, "rope_parameters": half_head}
+        text = {**TEXT, "rope_parameters": rope}
         return Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True, **SPECIAL))
     vision = {**VISION, "hidden_size": 32, "intermediate_size": 48, "out_hidden_size": WIDTH}
     if family is Family.qwen2_5_vl:
         vision |= {"window_size": 2 * MERGE * PATCH, "fullatt_block_indexes": [1]}  # windows of 2×2 cells: most images have several
-        text = {**TEXT, "rope_parameters": half_head}
+        text = {**TEXT, "rope_parameters": rope}
         return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision, **SPECIAL))
     vision |= {"num_position_embeddings": 25, "deepstack_visual_indexes": [0, 1]}
-    rope = {"rope_type": "default", "rope_theta": 100.0, "mrope_section": [4, 2, 2], "mrope_interleaved": True}
-    text = {**TEXT, "head_dim": 16, "rope_parameters": rope}
+    text = {**TEXT, "head_dim": 16, "rope_parameters": rope | {"mrope_section": [4, 2, 2], "mrope_interleaved": True}}
     return Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=text, vision_config=vision, **SPECIAL))
 
 

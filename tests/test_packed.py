@@ -3,20 +3,24 @@
 Axes: P prompts, G completions of one, B completions of all, T their tokens, C the tokens of all completions one after the other.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from statistics import median
+from itertools import accumulate, pairwise
+from statistics import fmean, median
 
 import pytest
 import torch
 from families import ALLOWED, VOCABULARY, Family, RaggedBatch, build, ragged_batch
 from padded import padded, stock
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import PreTrainedModel
 
-from visual_rft.models import head
+from visual_rft.hardware import Attention
+from visual_rft.models import attention, head
 from visual_rft.models.policy import Policy, TokenScores
+from visual_rft.vocabulary import Prompt
 
 CLOSE = 1e-5  # logprobs in nats, absolute; gradients relative to the tensor's largest entry
 TOLD_APART = 1e-2  # what changes the question changes logprobs by more than this
@@ -32,20 +36,19 @@ class Pair:
     policy: Policy
     oracle: PreTrainedModel
 
-    def freeze_tower(self) -> None:
-        for model in (self.policy.model, self.oracle):
-            model.model.visual.requires_grad_(False)
-
 
 @pytest.fixture(params=list(Family))
 def pair(request: pytest.FixtureRequest) -> Pair:
     model = build(request.param)
-    return Pair(Policy(deepcopy(model), ALLOWED), stock(model))
+    return Pair(policy=Policy(model, ALLOWED), oracle=stock(model))
+
+
+def asked(policy: Policy, batch: RaggedBatch) -> list[Prompt]:
+    return [policy.prompt(tokens, images, batch.pixels.grid_I3) for tokens, images in zip(batch.tokens_P, batch.images_P, strict=True)]
 
 
 def scored(policy: Policy, batch: RaggedBatch, temperature: float = 1.0) -> TokenScores:
-    prompts = [policy.prompt(tokens, images, batch.pixels.grid_I3) for tokens, images in zip(batch.tokens_P, batch.images_P, strict=True)]
-    return policy(prompts, policy.encode(batch.pixels), batch.completions_PG, temperature)
+    return policy(asked(policy, batch), policy.encode(batch.pixels), batch.completions_PG, temperature)
 
 
 def ours(policy: Policy, batch: RaggedBatch, temperature: float = 1.0) -> tuple[Tensor, ...]:
@@ -65,10 +68,6 @@ def with_completion(batch: RaggedBatch, p: int, g: int, completion: Tensor) -> R
     changed = [list(group) for group in batch.completions_PG]
     changed[p][g] = completion
     return replace(batch, completions_PG=changed)
-
-
-def single_tokens(batch: RaggedBatch) -> RaggedBatch:
-    return replace(batch, completions_PG=[[completion[:1] for completion in group] for group in batch.completions_PG])
 
 
 def other_tokens(completion: Tensor, length: int) -> Tensor:
@@ -101,12 +100,9 @@ def assert_same_gradients(one: Gradients, other: Gradients) -> None:
             assert (a - b).abs().max() <= CLOSE * b.abs().max(), name
 
 
-def rows_of_groups(batch: RaggedBatch) -> Iterator[range]:
+def rows_of_groups(batch: RaggedBatch) -> list[range]:
     """The rows, among all completions, of each group."""
-    first = 0
-    for group in batch.completions_PG:
-        yield range(first, first + len(group))
-        first += len(group)
+    return [range(*bounds) for bounds in pairwise([0, *accumulate(map(len, batch.completions_PG))])]
 
 
 @torch.no_grad()
@@ -131,15 +127,15 @@ def test_logprobs_and_entropies_are_those_of_the_padded_path(pair: Pair, seed: i
     expected = padded(pair.oracle, BANNED_V, batch, temperature)
     assert scores.mask_BT.sum(1).tolist() == [len(completion) for group in batch.completions_PG for completion in group]
     assert not (scores.mask_BT[:, 1:] & ~scores.mask_BT[:, :-1]).any(), "results are padded on the right only"
-    assert_same(scores.logprobs_BT[scores.mask_BT].split(scores.mask_BT.sum(1).tolist()), expected.logprobs_B)
-    assert_same(scores.entropy_BT[scores.mask_BT].split(scores.mask_BT.sum(1).tolist()), expected.entropy_B)
+    assert_same([scores.logprobs_BT[scores.mask_BT]], [torch.cat(expected.logprobs_B)])
+    assert_same([scores.entropy_BT[scores.mask_BT]], [torch.cat(expected.entropy_B)])
 
 
 @pytest.mark.parametrize("tower", ["frozen", "trained"])
 @pytest.mark.parametrize("seed", range(3))
 def test_every_gradient_is_that_of_the_padded_path(pair: Pair, seed: int, tower: str) -> None:
-    if tower == "frozen":
-        pair.freeze_tower()
+    for model in (pair.policy.model, pair.oracle):
+        model.model.visual.requires_grad_(tower == "trained")
     batch = ragged_batch(seed)
     one = gradients(pair.policy.model, weighted(ours(pair.policy, batch, 0.7)))
     other = gradients(pair.oracle, weighted(padded(pair.oracle, BANNED_V, batch, 0.7).logprobs_B))
@@ -150,8 +146,7 @@ def test_every_gradient_is_that_of_the_padded_path(pair: Pair, seed: int, tower:
 
 def test_streams_that_share_one_encode_add_up_to_the_gradient_of_one_stream(pair: Pair) -> None:
     batch = ragged_batch(0)
-    prompts = [pair.policy.prompt(tokens, images, batch.pixels.grid_I3) for tokens, images in zip(batch.tokens_P, batch.images_P, strict=True)]
-    features = pair.policy.encode(batch.pixels)
+    prompts, features = asked(pair.policy, batch), pair.policy.encode(batch.pixels)
     total = torch.zeros(())
     for part in ([0, 1], [2], [3, 4]):
         scores = pair.policy([prompts[p] for p in part], features, [batch.completions_PG[p] for p in part], 1.0)
@@ -160,14 +155,41 @@ def test_streams_that_share_one_encode_add_up_to_the_gradient_of_one_stream(pair
     assert_same_gradients(gradients(pair.policy.model, total), gradients(pair.oracle, whole))
 
 
+@pytest.mark.parametrize("kept", [0, 2**20])
 @pytest.mark.parametrize("rows", [1, 7])
-def test_the_head_may_go_in_chunks_of_any_size(pair: Pair, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_head_may_go_in_chunks_of_any_size(pair: Pair, rows: int, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = ragged_batch(1)
-    monkeypatch.setattr(head, "_CHUNK", rows * VOCABULARY)
+    monkeypatch.setitem(head._CHUNK, "cpu", rows * VOCABULARY)
+    monkeypatch.setattr(head, "_KEPT", kept)
     logprobs_B = ours(pair.policy, batch, 0.7)
     expected = padded(pair.oracle, BANNED_V, batch, 0.7).logprobs_B
     assert_same(logprobs_B, expected)
     assert_same_gradients(gradients(pair.policy.model, weighted(logprobs_B)), gradients(pair.oracle, weighted(expected)))
+
+
+def sequence_by_sequence(
+    q_NAD: Tensor, k_MKD: Tensor, v_MKD: Tensor, starts_q: Tensor, starts_k: Tensor, longest_q: int, longest_k: int, causal: bool
+) -> Tensor:
+    """What a kernel for ragged sequences computes: causal from the last key backwards."""
+    lengths_q, lengths_k = starts_q.diff().tolist(), starts_k.diff().tolist()
+    assert (max(lengths_q), max(lengths_k)) == (longest_q, longest_k)
+    attended = []
+    for q, k, v in zip(q_NAD.split(lengths_q), k_MKD.split(lengths_k), v_MKD.split(lengths_k), strict=True):
+        seen = torch.ones(len(q), len(k), dtype=torch.bool).tril(len(k) - len(q) if causal else len(k))
+        q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
+        attended.append(scaled_dot_product_attention(q, k, v, seen, enable_gqa=True)[0].transpose(0, 1))
+    return torch.cat(attended)
+
+
+@pytest.mark.parametrize("family", list(Family))
+def test_a_kernel_for_ragged_sequences_is_given_the_same_work(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real ones need CUDA; what they are handed does not."""
+    monkeypatch.setitem(attention._KERNELS, Attention.varlen, lambda: sequence_by_sequence)
+    model, batch = build(family), ragged_batch(2)
+    policy, oracle = Policy(model, ALLOWED, Attention.varlen), stock(model)
+    logprobs_B, expected = ours(policy, batch), padded(oracle, BANNED_V, batch, 1.0).logprobs_B
+    assert_same(logprobs_B, expected)
+    assert_same_gradients(gradients(policy.model, weighted(logprobs_B)), gradients(oracle, weighted(expected)))
 
 
 @torch.no_grad()
@@ -175,7 +197,7 @@ def test_the_head_may_go_in_chunks_of_any_size(pair: Pair, rows: int, monkeypatc
 def test_a_group_scores_the_same_alone_and_among_any_others_in_any_order(pair: Pair, seed: int) -> None:
     batch = ragged_batch(seed)
     logprobs_B = ours(pair.policy, batch)
-    rows_P = list(rows_of_groups(batch))
+    rows_P = rows_of_groups(batch)
     for order in ([0], [1], [2], [3], [4], [4, 3, 2, 1, 0], [2, 0], [3, 1, 4], [1, 1]):
         assert_same(ours(pair.policy, groups(batch, order)), [logprobs_B[row] for p in order for row in rows_P[p]])
 
@@ -205,7 +227,7 @@ def test_what_one_completion_says_no_other_hears(pair: Pair, length: int) -> Non
 def test_what_one_completion_says_no_gradient_of_another_hears(pair: Pair) -> None:
     batch = ragged_batch(0)
     p = next(p for p, group in enumerate(batch.completions_PG) if len(group) == 3)
-    row = list(rows_of_groups(batch))[p][2]
+    row = rows_of_groups(batch)[p][2]
     before = gradients(pair.policy.model, weighted([ours(pair.policy, batch)[row]]))
     for g in (0, 1):
         changed = with_completion(batch, p, g, other_tokens(batch.completions_PG[p][g], 9))
@@ -217,8 +239,7 @@ def test_another_picture_is_another_question(pair: Pair) -> None:
     """Without this the images could be lost and no law above would see it."""
     batch = ragged_batch(0)
     before = ours(pair.policy, batch)
-    changed = replace(batch, pixels=replace(batch.pixels, patches_RD=batch.pixels.patches_RD.flip(0)))
-    after = ours(pair.policy, changed)
+    after = ours(pair.policy, replace(batch, pixels=replace(batch.pixels, patches_RD=batch.pixels.patches_RD.flip(0))))
     for images, rows in zip(batch.images_P, rows_of_groups(batch), strict=True):
         moved = max((after[row] - before[row]).abs().max() for row in rows)
         assert moved > TOLD_APART if images else moved <= CLOSE
@@ -227,17 +248,17 @@ def test_another_picture_is_another_question(pair: Pair) -> None:
 @torch.no_grad()
 def test_two_images_of_a_prompt_are_told_apart(pair: Pair) -> None:
     batch = ragged_batch(0)
-    p = batch.images_P.index((1, 2))
-    straight = groups(batch, [p])
+    straight = groups(batch, [batch.images_P.index((1, 2))])
     swapped = replace(straight, images_P=[(2, 1)])
-    one, other = torch.cat(ours(pair.policy, straight)), torch.cat(ours(pair.policy, swapped))
-    assert (one - other).abs().max() > TOLD_APART
-    assert_same([other], [torch.cat(padded(pair.oracle, BANNED_V, swapped, 1.0).logprobs_B)])
+    one, other = ours(pair.policy, straight), ours(pair.policy, swapped)
+    assert (torch.cat(one) - torch.cat(other)).abs().max() > TOLD_APART
+    assert_same(other, padded(pair.oracle, BANNED_V, swapped, 1.0).logprobs_B)
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [3]])
 def test_completions_of_a_single_token(pair: Pair, order: list[int]) -> None:
-    batch = single_tokens(groups(ragged_batch(1), order))
+    batch = groups(ragged_batch(1), order)
+    batch = replace(batch, completions_PG=[[completion[:1] for completion in group] for group in batch.completions_PG])
     logprobs_B, expected = ours(pair.policy, batch), padded(pair.oracle, BANNED_V, batch, 1.0).logprobs_B
     assert_same(logprobs_B, expected)
     assert_same_gradients(gradients(pair.policy.model, weighted(logprobs_B)), gradients(pair.oracle, weighted(expected)))
@@ -247,15 +268,13 @@ def test_completions_of_a_single_token(pair: Pair, order: list[int]) -> None:
 def test_prompts_without_an_image_need_no_features(pair: Pair) -> None:
     batch = ragged_batch(0)
     batch = groups(batch, [batch.images_P.index(())])
-    prompt = pair.policy.prompt(batch.tokens_P[0], (), batch.pixels.grid_I3)
-    scores = pair.policy([prompt], (), batch.completions_PG, 1.0)
+    scores = pair.policy(asked(pair.policy, batch), (), batch.completions_PG, 1.0)
     assert_same([scores.logprobs_BT[scores.mask_BT]], [torch.cat(padded(pair.oracle, BANNED_V, batch, 1.0).logprobs_B)])
 
 
 def relative_error(one: Gradients, exact: Gradients) -> float:
     """The mean over tensors of |error| / |gradient|, both L2."""
-    pairs = [(one[name], gradient) for name, gradient in exact.items() if gradient is not None]
-    return sum(float((a.float() - b).norm() / b.norm()) for a, b in pairs if a is not None) / len(pairs)
+    return fmean(float((one[name].float() - true).norm() / true.norm()) for name, true in exact.items())
 
 
 def test_bfloat16_is_as_near_to_float32_as_the_padded_path_in_bfloat16(pair: Pair) -> None:

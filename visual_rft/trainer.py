@@ -164,9 +164,12 @@ class Trainer:
             return step_examples(examples, step=step, prompts_per_step=prompts_per_step, seed=seed)
 
         left = range(self.progress.steps, steps)
-        for step, prepared in zip(left, prepare_ahead(self.processor, asked_at, left, self.hardware.workers), strict=True):
+        ahead = prepare_ahead(self.processor, asked_at, left, self.hardware.workers)
+        for step in left:
             watch, questions = Stopwatch(), asked_at(step)
             with ThreadPoolExecutor(max_workers=1) as judge:  # rewards are computed beside the rollout and the reference
+                with watch.stage("prepare"):
+                    prepared = next(ahead)
                 with watch.stage("encode"):
                     asked, features = self.look(prepared)
                 with watch.stage("rollout"):

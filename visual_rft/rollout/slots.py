@@ -71,7 +71,7 @@ class Slots:
             for own in (layer.keys, layer.values):
                 own[: len(rows), :, : self.width] = own[rows_B, :, : self.width]
             for prompt in (layer.prompt_keys, layer.prompt_values) if moved else ():
-                prompt[: len(places), :, : self.prompt_width] = prompt[places_Q, :, : self.prompt_width]
+                prompt[: len(places)] = prompt[places_Q]  # whole: what was admitted just now may be longer than all that was looked at
 
     def admit(self, places: Sequence[int], prompt_lengths: Sequence[int]) -> Callable[[int, Tensor, Tensor], None]:
         """Makes room at these places for prompts of these lengths; the result stores a layer's keys_KND and values_KND of all of them."""
