@@ -126,7 +126,8 @@ class Engine:
         self.rows, waiting = [None] * (self.groups * self.group if self.fixed else 0), enumerate(requests)
         while True:
             while new := list(islice(waiting, self._room())):
-                yield from self._admit(new)
+                for first in range(0, len(new), _READ_TOGETHER):
+                    yield from self._admit(new[first : first + _READ_TOGETHER])
             under_way = [sequence for sequence in self.rows if sequence]
             if not under_way:
                 return
@@ -137,11 +138,11 @@ class Engine:
         return list({s.group.number: s.group for s in self.rows if s}.values())
 
     def _room(self) -> int:
-        """Groups to admit now: none before a quarter of the room is free, so that prompts are read several at a time, and never too many at once."""
+        """Groups to admit now: none before a quarter of the room is free, so that prompts are read several at a time."""
         groups = self._groups()
         rows = len(groups) * self.group if self.fixed else len(self.rows)
         room = min(self.groups - -(-rows // self.group), self.slots.places - len(groups))
-        return min(room, _READ_TOGETHER) if 4 * room >= self.groups else 0
+        return room if 4 * room >= self.groups else 0
 
     def _admit(self, new: Sequence[tuple[int, Request]]) -> Iterator[tuple[int, Sampled]]:
         """Reads the prompts and draws the first token of each completion."""
