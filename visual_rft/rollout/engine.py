@@ -105,8 +105,8 @@ class _Group:
 class Engine:
     """Decodes groups of `group` completions, up to `rows` completions at a time (one group at least).
 
-    With `fixed` rows, every step computes all of them, so that its shapes stay: a completion's bits do not depend on its neighbours, and CUDA can
-    replay the step as a graph. Otherwise rows that are done are left out as soon as they are a tenth of all.
+    With `fixed` rows, every step computes all of them, so that its shapes stay: on the CPU a completion's bits do not depend on its neighbours, and
+    CUDA can replay the step as a graph. Otherwise rows that are done are left out as soon as they are a tenth of all.
     """
 
     def __init__(self, speaker: Speaker, decoding: Decoding, *, group: int, rows: int, fixed: bool) -> None:
@@ -126,8 +126,9 @@ class Engine:
         self.rows, waiting = [None] * (self.groups * self.group if self.fixed else 0), enumerate(requests)
         while True:
             while new := list(islice(waiting, self._room())):
-                for first in range(0, len(new), _READ_TOGETHER):
-                    yield from self._admit(new[first : first + _READ_TOGETHER])
+                together = 1 if self.fixed else _READ_TOGETHER  # the bits of a prompt depend on how many tokens are read beside it
+                for first in range(0, len(new), together):
+                    yield from self._admit(new[first : first + together])
             under_way = [sequence for sequence in self.rows if sequence]
             if not under_way:
                 return
@@ -153,6 +154,7 @@ class Engine:
         for place, (number, request) in zip(places, new, strict=True):
             group = _Group(number, place, len(request.prompt.tokens_S))
             limits = request.max_tokens_G or [self.decoding.max_tokens] * self.group
+            assert len(limits) == self.group and max(limits) <= self.decoding.max_tokens, "the buffers hold no more"
             group.sequences = [_Sequence(group, limit) for limit in limits]
             first = place * self.group if self.fixed else len(self.rows)
             rows += range(first, first + self.group)

@@ -6,6 +6,7 @@ S prompt tokens, T completion tokens, D values a head, N tokens of a stream of p
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -127,8 +128,8 @@ class Slots:
             to_prompt = by_row(by_place(q_BKMD) @ layer.prompt_keys[:q, :, :s].transpose(2, 3) + prompt_Q11S)
             to_own = q_BKMD @ layer.keys[: self.used, :, : self.width].transpose(2, 3) + own_B11T
             weights_BKMX = torch.cat([to_prompt, to_own], dim=-1).float().softmax(-1).to(v_KND.dtype)
-            of_prompt = by_row(by_place(weights_BKMX[..., :s]) @ layer.prompt_values[:q, :, :s])
-            of_own = weights_BKMX[..., s:] @ layer.values[: self.used, :, : self.width]
+            of_prompt = by_row(_weighted(by_place(weights_BKMX[..., :s]), layer.prompt_values[:q]))
+            of_own = _weighted(weights_BKMX[..., s:], layer.values[: self.used])
             return (of_prompt + of_own).reshape(-1, k * m, d).transpose(0, 1)
 
         return attend
@@ -150,3 +151,10 @@ class Slots:
                 narrow = getattr(layer, name)
                 setattr(layer, name, torch.nn.functional.pad(narrow, (0, 0, 0, capacity - self.prompt_capacity)))
         self.prompt_capacity = capacity
+
+
+def _weighted(weights: Tensor, values: Tensor) -> Tensor:
+    """weights [..., S] @ values [..., S or more, D]. On the CPU a piece after the other, since one product groups its sums by its width."""
+    width = weights.shape[-1]
+    piece = _PIECE if weights.device.type == "cpu" else width
+    return reduce(Tensor.add_, (weights[..., i : i + piece] @ values[..., i : min(i + piece, width), :] for i in range(0, width, piece)))
