@@ -1,104 +1,156 @@
-"""Our logprobs are the plain Hugging Face model's. Run: .venv/bin/python -m pytest tests/test_policy.py"""
+"""From questions and images to our logprobs, which are the plain Hugging Face model's. Run: .venv/bin/python -m pytest tests/test_policy.py
 
+The packed forward itself, on every family: tests/test_packed.py.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
-from visual_rft.inference import prompt_inputs
-from visual_rft.models.policy import Policy
-from visual_rft.models.processor import Processor
+from visual_rft import predict
+from visual_rft.inference import ask, prepare
+from visual_rft.models.policy import Policy, TokenScores
+from visual_rft.models.processor import IMAGE_PAD, Processor
 from visual_rft.vocabulary import Example
 
 
-def plain_logprobs(policy: Policy, processor: Processor, example: Example, completion: Tensor, temperature: float) -> Tensor:
-    """logprobs_T by the stock model's own forward: one unpadded row, every input made by itself."""
-    pixels = processor.pixels([example.image])
-    prompt = processor.prompts([example.question], [0], pixels.grid_I3)[0].tokens_S
+def plain_logprobs(policy: Policy, processor: Processor, images: Sequence[Image.Image], question: str, completion: Tensor) -> Tensor:
+    """logprobs_T at temperature 0.7 by a stock model's own forward: one unpadded row, every input made by the stock model itself."""
+    stock = type(policy.model)._from_config(type(policy.model.config).from_dict(policy.model.config.to_dict()), attn_implementation="sdpa").eval()
+    stock.load_state_dict(policy.model.state_dict())
+    pixels = processor.pixels(images)
+    prompt = processor.prompt(question, pixels.grid_I3)
     ids = torch.cat([prompt, completion])[None]
     types = (ids == policy.model.config.image_token_id).int()
-    out = policy.model(input_ids=ids, pixel_values=pixels.patches_RD, image_grid_thw=pixels.grid_I3, mm_token_type_ids=types, use_cache=False)
-    logits_TV = out.logits[0, len(prompt) - 1 : -1].float().masked_fill(policy.banned_V, float("-inf"))
-    return (logits_TV / temperature).log_softmax(-1).gather(-1, completion[:, None])[:, 0]
+    out = stock(input_ids=ids, pixel_values=pixels.patches_RD, image_grid_thw=pixels.grid_I3, mm_token_type_ids=types, use_cache=False)
+    logits_TV = out.logits[0, len(prompt) - 1 : -1].float().index_fill(1, policy.banned, float("-inf"))
+    return (logits_TV / 0.7).log_softmax(-1).gather(-1, completion[:, None])[:, 0]
+
+
+def scored(
+    policy: Policy, processor: Processor, examples: Sequence[Example], completions_PG: Sequence[Sequence[Tensor]], temperature: float
+) -> TokenScores:
+    asked = ask(policy, prepare(processor, examples))
+    return policy(asked.prompts, policy.encode(asked.pixels), completions_PG, temperature)
+
+
+def allowed(policy: Policy) -> Tensor:
+    kept_V = torch.ones(policy.model.config.get_text_config().vocab_size, dtype=torch.bool).index_fill(0, policy.banned, False)
+    return torch.nonzero(kept_V)[:, 0]
 
 
 @pytest.fixture(scope="module")
-def completions(untrained: tuple[Policy, Processor]) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    allowed = torch.nonzero(~untrained[0].banned_V)[:, 0]
-    return [allowed[torch.randint(len(allowed), (length,), generator=generator)] for length in (1, 7, 12, 3, 5, 9, 2, 4)]
+def completions_PG(untrained: tuple[Policy, Processor]) -> list[list[Tensor]]:
+    generator, ids = torch.Generator().manual_seed(0), allowed(untrained[0])
+    lengths_PG = [[1, 7], [12], [3, 5, 4], [9], [2]]
+    return [[ids[torch.randint(len(ids), (length,), generator=generator)] for length in lengths] for lengths in lengths_PG]
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_logprobs_agree_with_the_plain_forward_on_ragged_batches(
-    untrained: tuple[Policy, Processor], ragged: list[Example], completions: list[Tensor], temperature: float
+@torch.no_grad()
+def test_logprobs_are_the_plain_forwards(untrained: tuple[Policy, Processor], ragged: list[Example], completions_PG: list[list[Tensor]]) -> None:
+    policy, processor = untrained
+    scores = scored(policy, processor, ragged, completions_PG, 0.7)
+    rows = [(example, completion) for example, completions in zip(ragged, completions_PG, strict=True) for completion in completions]
+    for row, (example, completion) in enumerate(rows):
+        expected = plain_logprobs(policy, processor, [example.image], example.question, completion)
+        torch.testing.assert_close(scores.logprobs_BT[row][scores.mask_BT[row]], expected, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_a_prompt_may_show_several_images_of_different_sizes(
+    untrained: tuple[Policy, Processor], ragged: list[Example], completions_PG: list[list[Tensor]]
 ) -> None:
     policy, processor = untrained
-    rows = [0, 0, 1, 2, 2, 3, 4, 4]
-    with torch.no_grad():
-        scores = policy(prompt_inputs(policy, processor, ragged), rows, completions, temperature)
-        for row, (prompt, completion) in enumerate(zip(rows, completions, strict=True)):
-            expected = plain_logprobs(policy, processor, ragged[prompt], completion, temperature)
-            torch.testing.assert_close(scores.logprobs_BT[row][scores.mask_BT[row]], expected, atol=1e-5, rtol=0)
+    pixels = processor.pixels([example.image for example in ragged])
+    features, completion = policy.encode(pixels), completions_PG[1][0]
+    for images in [(0, 1), (3, 1, 2), (4, 4), (2, 0, 1, 4, 3)]:
+        tokens = processor.prompt("Which differ?", pixels.grid_I3[list(images)])
+        scores = policy([policy.prompt(tokens, images, pixels.grid_I3)], features, [[completion]], 0.7)
+        expected = plain_logprobs(policy, processor, [ragged[image].image for image in images], "Which differ?", completion)
+        torch.testing.assert_close(scores.logprobs_BT[0], expected, atol=1e-5, rtol=0)
 
 
-def test_gradients_agree_with_the_plain_forward(untrained: tuple[Policy, Processor], ragged: list[Example], completions: list[Tensor]) -> None:
+def test_a_placeholder_stands_for_each_cell_of_the_images_in_their_order(untrained: tuple[Policy, Processor], ragged: list[Example]) -> None:
     policy, processor = untrained
-    rows = [0, 0, 1, 2, 2, 3, 4, 4]
-    scores = policy(prompt_inputs(policy, processor, ragged), rows, completions, 1.0)
-    ours = torch.autograd.grad(scores.logprobs_BT[scores.mask_BT].sum(), list(policy.parameters()))
-    plain = sum(plain_logprobs(policy, processor, ragged[p], c, 1.0).sum() for p, c in zip(rows, completions, strict=True))
-    theirs = torch.autograd.grad(plain, list(policy.parameters()))  # type: ignore[arg-type]
-    for a, b in zip(ours, theirs, strict=True):
-        assert (a - b).abs().max() <= 1e-5 * b.abs().max() + 1e-9
+    grid_I3 = processor.pixels([example.image for example in ragged]).grid_I3
+    tokens = processor.prompt("Which differ?", grid_I3[[3, 1, 2]])
+    _, runs = torch.unique_consecutive(tokens == policy.model.config.image_token_id, return_counts=True)
+    assert runs[1::2].tolist() == [int(grid_I3[image].prod()) // 4 for image in (3, 1, 2)]
+    text = processor.tokenizer.decode(tokens)
+    assert text.endswith("<|vision_end|>Which differ?<|im_end|>\n<|im_start|>assistant\n") and text.count("<|vision_start|>") == 3
+    assert policy.prompt(tokens, (3, 1, 2), grid_I3).images == (3, 1, 2)
 
 
-def test_one_row_alone_equals_the_same_row_in_a_batch(untrained: tuple[Policy, Processor], ragged: list[Example], completions: list[Tensor]) -> None:
-    policy, processor = untrained
-    with torch.no_grad():
-        batch = policy(prompt_inputs(policy, processor, ragged), list(range(5)), completions[:5], 1.0)
-        for i in range(5):
-            alone = policy(prompt_inputs(policy, processor, [ragged[i]]), [0], [completions[i]], 1.0)
-            torch.testing.assert_close(alone.logprobs_BT[0], batch.logprobs_BT[i][batch.mask_BT[i]], atol=1e-5, rtol=0)
+@pytest.mark.parametrize("images", [0, 1, 2])
+def test_a_question_that_holds_the_placeholder_is_refused(images: int, untrained: tuple[Policy, Processor]) -> None:
+    grid_I3 = torch.tensor([[1, 4, 4]] * images, dtype=torch.int64).reshape(images, 3)
+    for question in (IMAGE_PAD, f"Find every cat. {IMAGE_PAD * 3}"):
+        with pytest.raises(ValueError, match=r"a question holds <\|image_pad\|>, which only an image may stand for: .*; leave it out"):
+            untrained[1].prompt(question, grid_I3)
 
 
-def test_images_follow_their_questions_when_rows_are_permuted(untrained: tuple[Policy, Processor], ragged: list[Example]) -> None:
+def test_an_entry_refuses_such_a_question_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (64, 64)).save("scene.png")
+    assert predict.main(["image=scene.png", f"prompt='What is {IMAGE_PAD}?'"]) == 2
+    out, err = capfd.readouterr()
+    assert out == "" and err.startswith("a question holds <|image_pad|>") and err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["scene.png"]
+
+
+@torch.no_grad()
+def test_images_follow_their_questions_when_examples_are_permuted(untrained: tuple[Policy, Processor], ragged: list[Example]) -> None:
     """The peers' defect: images and grids repeated in another order than the prompts."""
     policy, processor = untrained
-    answer = [processor.encode("No Objects")] * 5
-    with torch.no_grad():
-        straight = policy(prompt_inputs(policy, processor, ragged), list(range(5)), answer, 1.0).logprobs_BT
-        turned = policy(prompt_inputs(policy, processor, ragged[::-1]), list(range(5)), answer, 1.0).logprobs_BT
+    answer_PG = [[processor.encode("No Objects")]] * 5
+    straight = scored(policy, processor, ragged, answer_PG, 1.0).logprobs_BT
+    turned = scored(policy, processor, ragged[::-1], answer_PG, 1.0).logprobs_BT
     torch.testing.assert_close(straight, turned.flip(0), atol=1e-5, rtol=0)
     assert (straight[0] - straight[1]).abs().max() > 1e-3
 
 
-def test_an_image_asked_twice_is_encoded_once(
-    untrained: tuple[Policy, Processor], digit_questions: list[Example], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_image_asked_about_twice_is_processed_once(untrained: tuple[Policy, Processor], digit_questions: list[Example]) -> None:
     policy, processor = untrained
-    seen = []
-    features = policy.features
-    monkeypatch.setattr(policy, "features", lambda pixels: seen.append(len(pixels.grid_I3)) or features(pixels))
-    with torch.no_grad():
-        prompt_inputs(policy, processor, digit_questions)
-    assert seen == [len({q.image_id for q in digit_questions})]
-    assert len(digit_questions) > seen[0]
+    asked = ask(policy, prepare(processor, digit_questions))
+    ids = list(dict.fromkeys(question.image_id for question in digit_questions))
+    assert len(asked.pixels.grid_I3) == len(ids) < len(digit_questions)
+    assert [prompt.images for prompt in asked.prompts] == [(ids.index(question.image_id),) for question in digit_questions]
+    for question, (row,) in zip(digit_questions, (prompt.images for prompt in asked.prompts), strict=True):
+        alone = processor.pixels([question.image])
+        shown = asked.pixels.of([row])
+        assert torch.equal(shown.patches_RD, alone.patches_RD) and torch.equal(shown.grid_I3, alone.grid_I3)
 
 
+@torch.no_grad()
+def test_images_encoded_together_have_the_features_that_each_has_alone(untrained: tuple[Policy, Processor], ragged: list[Example]) -> None:
+    policy, processor = untrained
+    pixels = processor.pixels([example.image for example in ragged])
+    for image, together in enumerate(policy.encode(pixels)):
+        (alone,) = policy.encode(pixels.of([image]))
+        assert together.shape == alone.shape == (1, int(pixels.grid_I3[image].prod()) // 4, policy.model.config.get_text_config().hidden_size)
+        torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
 def test_entropy_is_that_of_the_distribution_drawn_from(untrained: tuple[Policy, Processor], ragged: list[Example]) -> None:
-    """A one-token completion: its distribution is seen whole by asking for every allowed token in turn."""
+    """One group of one-token completions, every allowed token in turn: its distribution is seen whole."""
     policy, processor = untrained
-    allowed = torch.nonzero(~policy.banned_V)[:, 0]
-    with torch.no_grad():
-        inputs = prompt_inputs(policy, processor, ragged[:1])
-        for temperature in (0.5, 2.0):
-            scores = policy(inputs, [0] * len(allowed), list(allowed[:, None]), temperature)
-            probabilities = scores.logprobs_BT[:, 0].exp()
-            assert probabilities.sum().item() == pytest.approx(1, abs=1e-4)
-            entropy = -(probabilities * scores.logprobs_BT[:, 0]).sum()
-            torch.testing.assert_close(scores.entropy_BT[:, 0], entropy.expand(len(allowed)), atol=1e-3, rtol=0)
+    ids = allowed(policy)
+    for temperature in (0.5, 2.0):
+        scores = scored(policy, processor, ragged[:1], [list(ids[:, None])], temperature)
+        probabilities = scores.logprobs_BT[:, 0].double().exp()
+        assert probabilities.sum().item() == pytest.approx(1, abs=1e-5)
+        entropy = -(probabilities * scores.logprobs_BT[:, 0]).sum().float()
+        torch.testing.assert_close(scores.entropy_BT[:, 0], entropy.expand(len(ids)), atol=1e-4, rtol=0)
+
+
+def test_an_empty_completion_is_refused(untrained: tuple[Policy, Processor], ragged: list[Example]) -> None:
+    with pytest.raises(ValueError, match="every completion holds its end token at least"):
+        scored(*untrained, ragged[:1], [[torch.empty(0, dtype=torch.int64)]], 1.0)
 
 
 def test_pixel_limits_set_the_grid(ragged: list[Example], untrained: tuple[Policy, Processor], tmp_path: Path) -> None:
@@ -109,6 +161,17 @@ def test_pixel_limits_set_the_grid(ragged: list[Example], untrained: tuple[Polic
 
 def test_image_tokens_and_padding_rows_are_banned_and_the_end_is_not(untrained: tuple[Policy, Processor]) -> None:
     policy, processor = untrained
-    assert policy.banned_V[policy.model.config.image_token_id] and policy.banned_V[processor.tokenizer.pad_token_id]
-    assert not policy.banned_V[processor.end_id]
-    assert policy.banned_V[len(processor.tokenizer) :].all(), "rows of the embedding that no token has must never be drawn"
+    banned, rows = set(policy.banned.tolist()), policy.model.config.get_text_config().vocab_size
+    assert {policy.model.config.image_token_id, policy.model.config.video_token_id, processor.tokenizer.pad_token_id} <= banned
+    assert processor.end_id not in banned
+    assert set(range(len(processor.tokenizer), rows)) <= banned, "rows of the embedding that no token has must never be drawn"
+    assert banned.isdisjoint(processor.allowed_ids) and banned | set(processor.allowed_ids) == set(range(rows))
+
+
+@torch.no_grad()
+def test_a_banned_token_has_no_probability(untrained: tuple[Policy, Processor], ragged: list[Example]) -> None:
+    policy, processor = untrained
+    banned = [torch.tensor([token]) for token in policy.banned.tolist()]
+    scores = scored(policy, processor, ragged[:1], [banned], 1.0)
+    assert (scores.logprobs_BT == float("-inf")).all() and scores.entropy_BT.isfinite().all()
+    assert (policy.logits(torch.randn(3, policy.model.config.get_text_config().hidden_size), 0.5)[:, policy.banned] == float("-inf")).all()

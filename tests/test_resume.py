@@ -72,6 +72,24 @@ def test_it_writes_the_very_same_run(after: int, whole: Path, tmp_path: Path, mo
     assert_same(whole, tmp_path)
 
 
+@pytest.mark.parametrize(
+    "way",
+    [
+        ["hardware.precision=bfloat16", "hardware.logprob_tolerance=0.5"],  # the optimizer holds float32 weights of its own
+        ["model.frozen=[vision,merger]", "hardware.workers=2", "algorithm.updates_per_batch=2"],
+    ],
+    ids=["bfloat16", "frozen, two updates, images ahead"],
+)
+def test_so_does_one_that_is_computed_otherwise(way: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    assert main([*SMALL, EVERY, *way, f"hydra.run.dir={one}"]) == 0
+    interrupted(monkeypatch, EVERY, *way, f"hydra.run.dir={other}", after=4)
+    assert main([*SMALL, EVERY, *way, f"hydra.run.dir={other}", "resume=auto"]) == 0
+    assert_same(one, other)
+    before, after = (load_file(one / f"checkpoints/step_00000{step}/model.safetensors") for step in (2, 5))
+    assert any(not torch.equal(before[name], after[name]) for name in before), "and it trains"
+
+
 def test_it_can_be_interrupted_twice_and_what_came_after_the_point_is_forgotten(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = f"hydra.run.dir={tmp_path}"
     interrupted(monkeypatch, EVERY, folder, after=4)

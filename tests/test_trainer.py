@@ -2,10 +2,12 @@
 
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 from math import isnan
+from typing import Any
 
 import pytest
 import torch
@@ -13,17 +15,18 @@ from PIL import Image
 from torch import Tensor
 
 from visual_rft.hardware import HardwareOptions
+from visual_rft.inference import Asked, prepare, sample_groups
 from visual_rft.losses import Aggregation, KlOptions
 from visual_rft.measurements import batch_metrics
 from visual_rft.models.policy import Policy, TokenScores
-from visual_rft.models.processor import Processor
+from visual_rft.models.processor import Pixels, Processor
 from visual_rft.parsing import parse_detection
 from visual_rft.tasks.task import Task
-from visual_rft.trainer import Advantage, AlgorithmOptions, Step, Trainer, Update
+from visual_rft.trainer import Advantage, AlgorithmOptions, Step, Trainer, Update, Work
 from visual_rft.vocabulary import Completion, DetectionTruth, Example, Group, Reason, Refusal, Reward, Scores, Truth
 
 OPTIONS = AlgorithmOptions(group_size=4, max_completion_tokens=6)
-HARDWARE = HardwareOptions(threads=1, prompts_per_micro_batch=2)
+HARDWARE = HardwareOptions(threads=1, tokens_per_micro_batch=200, decoded_together=8)
 
 
 def vowels(text: str, truth: Truth) -> Reward:
@@ -49,6 +52,15 @@ def train(
     return list(trainer.run(examples, steps=steps, prompts_per_step=5, learning_rate=learning_rate, seed=0)), policy
 
 
+def sampled(trainer: Trainer, examples: Sequence[Example]) -> Work:
+    """All that an update is computed from, of one step."""
+    asked, features = trainer.look(prepare(trainer.processor, examples))
+    with ThreadPoolExecutor() as judge:
+        groups, pending = trainer.sample(examples, asked, features, judge, seed=(0, 0))
+        totals = torch.tensor([[trainer.task.total(reward) for reward in rewards.result()] for rewards in pending])
+    return Work(asked, features, trainer.pack(groups, asked, features), trainer.advantages(totals, seed=(0, 0)))
+
+
 def comparable(metrics: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if name.split("/")[0] not in ("time", "throughput", "memory")}
 
@@ -64,7 +76,7 @@ def test_two_runs_with_one_seed_are_identical(untrained: tuple[Policy, Processor
 @pytest.mark.parametrize("updates", [1, 2])
 def test_micro_batches_change_nothing(untrained: tuple[Policy, Processor], ragged: list[Example], aggregation: Aggregation, updates: int) -> None:
     options = replace(OPTIONS, aggregation=aggregation, updates_per_batch=updates)
-    results = [train(untrained, ragged, 1, options, replace(HARDWARE, prompts_per_micro_batch=size)) for size in (1, 2, 5)]
+    results = [train(untrained, ragged, 1, options, replace(HARDWARE, tokens_per_micro_batch=tokens)) for tokens in (1, 200, 10_000)]
     for steps, policy in results[1:]:
         for name, value in comparable(results[0][0][0].metrics).items():
             assert steps[0].metrics[name] == pytest.approx(value, rel=1e-4, abs=2e-5), name
@@ -90,10 +102,8 @@ def test_two_updates_a_batch_move_further_and_keep_the_old_logprobs(untrained: t
 def test_gradients_do_not_outlive_their_step(untrained: tuple[Policy, Processor], ragged: list[Example]) -> None:
     """At learning rate 0 the policy stays, so the same batch must give the same gradient norm twice."""
     trainer = Trainer(copy.deepcopy(untrained[0]), None, untrained[1], VOWELS, replace(OPTIONS, kl=KlOptions(0.0)), HARDWARE)
-    groups = trainer.sample(ragged, seed=(0, 0))
-    rewards = torch.tensor([[trainer.task.total(trainer.task.reward(c.text, g.example)) for c in g.completions] for g in groups])
-    batches = trainer.pack(groups, trainer.advantages(rewards, seed=(0, 0)))
-    first, second = (trainer.update(batches, 0.0).metrics["policy/grad_norm"] for _ in range(2))
+    work = sampled(trainer, ragged)
+    first, second = (trainer.update(work, 0.0).metrics["policy/grad_norm"] for _ in range(2))
     assert first == second > 0
 
 
@@ -147,7 +157,7 @@ def test_a_batch_stops_at_its_first_bad_update(untrained: tuple[Policy, Processo
     metrics = {"policy/grad_norm": 1.0, "policy/lr": 0.0}
     updates = iter([Update(metrics, []), Update(metrics | {"policy/grad_norm": float("inf")}, []), Update(metrics, [])])
     monkeypatch.setattr(trainer, "update", lambda *_: next(updates))
-    done = trainer.updates([], 0.0)
+    done = trainer.updates(Work(Asked((), Pixels(torch.empty(0, 1), torch.empty(0, 3))), (), (), torch.empty(0)), 0.0)
     assert [update.fault() is None for update in done] == [True, False] and "the gradient's norm is inf" in str(done[-1].fault())
 
 
@@ -197,15 +207,12 @@ def test_a_rollout_from_other_weights_stops_the_run(
 ) -> None:
     policy = copy.deepcopy(untrained[0])
     trainer = Trainer(policy, None, untrained[1], VOWELS, replace(OPTIONS, kl=KlOptions(0.0)), HARDWARE)
-    sample = trainer.sample
 
-    def stale(questions: Sequence[Example], seed: tuple[int, int]) -> object:
-        groups = sample(questions, seed)
-        with torch.no_grad():
-            policy.model.get_input_embeddings().weight.mul_(1.05)
-        return groups
+    def stale(*arguments: Any) -> Iterator[Any]:
+        yield from sample_groups(*arguments)
+        policy.model.get_input_embeddings().weight.mul_(1.05)
 
-    monkeypatch.setattr(trainer, "sample", stale)
+    monkeypatch.setattr("visual_rft.trainer.sample_groups", stale)
     with pytest.raises(ValueError, match=r"logprob_tolerance=0\.001: rollout and trainer differ by"):
         trainer.check_rollout(ragged[:2], seed=0)
 
@@ -214,7 +221,8 @@ def test_metrics_carry_the_contract_s_names(untrained: tuple[Policy, Processor],
     metrics = train(untrained, ragged, 1)[0][0].metrics
     names = "reward/mean reward/std reward/vowels reward/length reward/zero_std_fraction completion/length_mean completion/truncated_fraction "
     names += "loss/policy loss/kl policy/entropy policy/clip_fraction policy/grad_norm policy/lr rollout/trainer_logprob_gap "
-    names += "time/step time/rollout time/reward time/update throughput/completions_per_second throughput/tokens_per_second memory/peak_gb"
+    names += "time/step time/encode time/rollout time/reference time/reward time/update "
+    names += "throughput/completions_per_second throughput/tokens_per_second memory/peak_gb"
     assert set(names.split()) <= set(metrics)
     assert metrics["reward/mean"] == pytest.approx(metrics["reward/vowels"] + metrics["reward/length"])
 
@@ -224,6 +232,8 @@ def test_metrics_carry_the_contract_s_names(untrained: tuple[Policy, Processor],
     [
         ({"group_size": 1}, "algorithm.group_size=1"),
         ({"temperature": 0.0}, "algorithm.temperature=0.0"),
+        ({"top_p": 0.0}, "algorithm.top_p=0.0"),
+        ({"top_p": 1.5}, "algorithm.top_p=1.5"),
         ({"max_completion_tokens": 0}, "algorithm.max_completion_tokens=0"),
         ({"updates_per_batch": 0}, "algorithm.updates_per_batch=0"),
         ({"temperature": float("nan")}, "algorithm.temperature=nan"),
