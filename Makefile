@@ -9,10 +9,10 @@ INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -c constrain
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-slow lint types bench clean
+.PHONY: help demo test test-slow lint types bench bench-scaling clean
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
 
 demo: .venv/.installed ## teach a small Qwen2-VL to draw boxes, on the CPU, and show before and after
 	$(BIN)/python -m visual_rft.train $(ARGS)
@@ -30,8 +30,11 @@ lint: .venv/.installed-dev ## ruff: rules and format
 types: .venv/.installed-dev ## mypy
 	$(BIN)/mypy visual_rft
 
-bench: .venv/.installed-dev ## every benchmark, one after the other
-	@set -e; for script in $(wildcard benchmarks/[!_]*.py); do echo "$$script"; $(BIN)/python $$script $(ARGS); done
+bench: .venv/.installed-dev ## ours beside Hugging Face and TRL, on one core; ten minutes
+	@set -e; for script in rollout train_step whole_step; do $(BIN)/python benchmarks/$$script.py --json benchmarks/results $(ARGS); done
+
+bench-scaling: .venv/.installed-dev ## how a step grows with the group and the prompt, beside Hugging Face, with a plot; half an hour
+	$(BIN)/python benchmarks/scaling.py --json benchmarks/results $(ARGS)
 
 clean: ## remove caches and build products; .venv and outputs stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -84,10 +84,10 @@ def timed(side: Side) -> Sample:
     return Sample(time.perf_counter() - started, time.process_time() - cpu, parts if isinstance(parts, dict) else {})
 
 
-def by_turns(sides: Mapping[str, Side], repeats: int) -> dict[str, list[Sample]]:
+def by_turns(sides: Mapping[str, Side], repeats: int, *, warm_up: bool = True) -> dict[str, list[Sample]]:
     """Every side once to warm up, then `repeats` times by turns, in the other order every other time."""
     samples: dict[str, list[Sample]] = {name: [] for name in sides}
-    for turn in range(-1, repeats):
+    for turn in range(-warm_up, repeats):
         for name in list(sides)[:: 1 if turn % 2 else -1]:
             sample = timed(sides[name])
             if turn >= 0:
@@ -95,9 +95,9 @@ def by_turns(sides: Mapping[str, Side], repeats: int) -> dict[str, list[Sample]]
     return samples
 
 
-def figure(ours: Side, peer: Side, repeats: int) -> Figure:
+def figure(ours: Side, peer: Side, repeats: int, *, warm_up: bool = True) -> Figure:
     """Both sides by turns."""
-    samples = by_turns({"ours": ours, "peer": peer}, repeats)
+    samples = by_turns({"ours": ours, "peer": peer}, repeats, warm_up=warm_up)
     return Figure(samples["ours"], samples["peer"])
 
 
@@ -127,11 +127,11 @@ def child(script: str, *arguments: str) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def parser(text: str | None) -> argparse.ArgumentParser:
+def parser(text: str | None, *, repeats: int = 5) -> argparse.ArgumentParser:
     """The options of every benchmark."""
     options = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--json", type=Path, metavar="FILE", help="write the result there; into a folder it goes by model, hardware and date")
-    options.add_argument("--repeats", type=int, default=5, help="turns of each side (5)")
+    options.add_argument("--repeats", type=int, default=repeats, help=f"turns of each side ({repeats})")
     known = {workload.name: workload for workload in (STANDARD, SMALL, TINY)}
     names = ", ".join(known)
     options.add_argument(
@@ -140,7 +140,7 @@ def parser(text: str | None) -> argparse.ArgumentParser:
     return options
 
 
-def report(name: str, figures: Mapping[str, dict[str, Any]], headline: str, extra: Mapping[str, Any], target: Path | None) -> dict[str, Any]:
+def report(name: str, figures: Mapping[str, dict[str, Any]], headline: str, extra: Mapping[str, Any], json_file: Path | None) -> dict[str, Any]:
     """Prints the figures (as `Figure.plain` has them) and writes them, the headline at the top; returns what is written."""
     table = Table(title=name, title_justify="left")
     for title in ("figure", "ours s", "peer s", "ratio", "spread", "cpu ratio"):
@@ -155,8 +155,8 @@ def report(name: str, figures: Mapping[str, dict[str, Any]], headline: str, extr
     for key, value in extra.items():
         console.print(f"{key}: {_short(value)}", highlight=False)
     result = {**figures[headline], "headline": headline, "figures": dict(figures), **extra}
-    if target:
-        file = target / file_name(name) if target.is_dir() else target
+    if json_file:
+        file = target(json_file, name)
         file.write_text(json.dumps(result, indent=1) + "\n")
         console.print(f"written: {file}", highlight=False, soft_wrap=True)
     return result
@@ -170,8 +170,8 @@ def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def file_name(name: str, suffix: str = "json") -> str:
-    """<benchmark>_<model>_<hardware>_<date>."""
+def target(given: Path, name: str) -> Path:
+    """The file that is given, or in the folder that is: <benchmark>_<model>_<hardware>_<date>.json."""
     here = machine()
     maker = next((word for word in ("epyc", "xeon", "ryzen", "core") if word in str(here["cpu"]).lower()), "cpu")
-    return f"{name}_random-6m_{here['cores']}-core-{maker}_{here['date']}.{suffix}"
+    return given / f"{name}_random-6m_{here['cores']}-core-{maker}_{here['date']}.json" if given.is_dir() else given

@@ -17,6 +17,7 @@ from _workloads import KL, Workload
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from visual_rft.algorithm import AlgorithmOptions
 from visual_rft.hardware import HardwareOptions
 from visual_rft.losses import KlOptions, LossOptions, policy_loss
 from visual_rft.models.packing import cut, stream_length
@@ -24,7 +25,7 @@ from visual_rft.models.policy import Policy
 from visual_rft.models.processor import Processor
 from visual_rft.rollout.engine import Decoding, Engine, Request
 from visual_rft.tasks.task import Task
-from visual_rft.trainer import AlgorithmOptions, Trainer
+from visual_rft.trainer import Trainer
 from visual_rft.vocabulary import ClassTruth, Example, Prompt, Reward
 
 NEVER = -1  # no token: completions end by their lengths alone
@@ -61,10 +62,16 @@ class Ours:
         """Every image once."""
         return self.policy.encode(self.pixels)
 
-    def generate(self, lengths_PG: Sequence[Sequence[int]]) -> tuple[list[list[Tensor]], dict[str, float]]:
-        """Sampled completions_PG of these lengths, and the seconds of prefill (the images' encode included) and decode."""
-        started = time.perf_counter()
+    def step(self, lengths_PG: Sequence[Sequence[int]]) -> None:
+        """One encode, completions of these lengths, and forward and backward on them."""
         features = self.encode()
+        self.forward_backward(self.generate(lengths_PG, features)[0], features)
+
+    def generate(self, lengths_PG: Sequence[Sequence[int]], features: Sequence[Tensor] | None = None) -> tuple[list[list[Tensor]], dict[str, float]]:
+        """Sampled completions_PG of these lengths, and the seconds of prefill and decode. Encodes, as a part of the
+        prefill, unless given features."""
+        started = time.perf_counter()
+        features = self.encode() if features is None else features
         clocked = Clocked(self.policy)
         decoding = Decoding(max(n for lengths in lengths_PG for n in lengths), NEVER)
         engine = Engine(clocked, decoding, group=self.workload.group, rows=self.workload.rows, fixed=False)
@@ -133,7 +140,7 @@ def steps(workload: Workload, *, kl: bool = False, train_tower: bool = False, co
         step = next(run)
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
         assert all(len(c.tokens_T) == workload.tokens for group in step.groups for c in group.completions)
-        parts = {name.removeprefix("time/"): value for name, value in step.metrics.items() if name.startswith("time/")}
+        parts = {name.removeprefix("time/"): value for name, value in step.metrics.items() if name.startswith("time/") and name != "time/step"}
         yield Sample(seconds, cpu, parts)
 
 

@@ -11,15 +11,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from visual_rft.algorithm import AlgorithmOptions
 from visual_rft.hardware import HardwareOptions
 from visual_rft.inference import prepare
+from visual_rft.learner import Work
 from visual_rft.losses import KlOptions, policy_loss
 from visual_rft.models.loading import Part, part_of
 from visual_rft.models.policy import Policy
 from visual_rft.models.processor import Processor
 from visual_rft.parsing import parse_detection
 from visual_rft.tasks.task import Task
-from visual_rft.trainer import AlgorithmOptions, Trainer, Work
+from visual_rft.trainer import Trainer
 from visual_rft.vocabulary import DetectionTruth, Example, Reward, Scores, Truth
 
 GROUP = 4
@@ -98,7 +100,7 @@ def one_step(trainer: Trainer, questions: Sequence[Example]) -> Encoded:
     pixels = trainer.processor.pixels(shown)
     patches = pixels.patches_RD.split(pixels.grid_I3.prod(-1).tolist())
     policy = watched(trainer.policy.model.model.visual, patches)
-    reference = watched(trainer.reference.model.model.visual, patches) if trainer.reference else []
+    reference = watched(trainer.learner.reference.model.model.visual, patches) if trainer.learner.reference else []
     (step,) = trainer.run(questions, steps=1, prompts_per_step=len(questions), learning_rate=1e-3, seed=0)
     assert step.skipped is None and all(len(group.completions) == GROUP for group in step.groups)
     return Encoded(policy, reference, patches)
@@ -142,7 +144,7 @@ def sampled(trainer: Trainer, questions: Sequence[Example]) -> Work:
     with ThreadPoolExecutor() as judge:
         groups, _ = trainer.sample(questions, asked, features, judge, seed=(0, 0))
     advantages_PG = torch.randn(len(questions), GROUP, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return Work(asked, features, trainer.pack(groups, asked, features), advantages_PG)
+    return Work(asked, features, trainer.learner.pack(groups, asked, features), advantages_PG)
 
 
 def gradients(trainer: Trainer) -> dict[str, Tensor]:
@@ -163,7 +165,7 @@ def in_one_piece(trainer: Trainer, work: Work) -> dict[str, Tensor]:
         options=trainer.algorithm,
         total=len(scores.mask_BT),
     )
-    trainer.optimizer.zero_grad()
+    trainer.learner.optimizer.zero_grad()
     loss.backward()
     return gradients(trainer)
 
@@ -181,8 +183,8 @@ def test_the_gradient_of_an_update_is_that_of_one_piece_wherever_it_is_cut(
         trainer = make(untrained, tokens, frozen=frozen)
         (batch,) = work.batches
         groups = [batch.groups[batch.numbers.index(p)] for p in range(len(questions))]
-        batches = trainer.pack(groups, work.asked, work.features)
-        trainer.update(replace(work, batches=batches), 0.0)
+        batches = trainer.learner.pack(groups, work.asked, work.features)
+        trainer.learner.update(replace(work, batches=batches), 0.0)
         cuts.append(len(batches))
         found = gradients(trainer)
         assert found.keys() == expected.keys()

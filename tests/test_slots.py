@@ -279,7 +279,7 @@ class Cuda:
                 self.result.copy_(cuda.step())
 
         @contextmanager
-        def capture(graph: Graph) -> Iterator[None]:
+        def capture(graph: Graph, pool: object) -> Iterator[None]:
             cuda.calls.append("capture")
             yield
             cuda.calls.append("captured")
@@ -288,7 +288,8 @@ class Cuda:
         def stream(_: Stream) -> Iterator[None]:
             yield
 
-        for name, value in {"Stream": Stream, "CUDAGraph": Graph, "graph": capture, "stream": stream, "current_stream": Stream}.items():
+        fakes = {"Stream": Stream, "CUDAGraph": Graph, "graph": capture, "stream": stream, "current_stream": Stream, "graph_pool_handle": object}
+        for name, value in fakes.items():
             monkeypatch.setattr(torch.cuda, name, value)
 
 

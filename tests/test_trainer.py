@@ -14,15 +14,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from visual_rft.algorithm import Advantage, AlgorithmOptions
 from visual_rft.hardware import HardwareOptions
 from visual_rft.inference import Asked, prepare, sample_groups
+from visual_rft.learner import Update, Work
 from visual_rft.losses import Aggregation, KlOptions
 from visual_rft.measurements import batch_metrics
 from visual_rft.models.policy import Policy, TokenScores
 from visual_rft.models.processor import Pixels, Processor
 from visual_rft.parsing import parse_detection
 from visual_rft.tasks.task import Task
-from visual_rft.trainer import Advantage, AlgorithmOptions, Step, Trainer, Update, Work
+from visual_rft.trainer import Step, Trainer
 from visual_rft.vocabulary import Completion, DetectionTruth, Example, Group, Reason, Refusal, Reward, Scores, Truth
 
 OPTIONS = AlgorithmOptions(group_size=4, max_completion_tokens=6)
@@ -58,7 +60,7 @@ def sampled(trainer: Trainer, examples: Sequence[Example]) -> Work:
     with ThreadPoolExecutor() as judge:
         groups, pending = trainer.sample(examples, asked, features, judge, seed=(0, 0))
         totals = torch.tensor([[trainer.task.total(reward) for reward in rewards.result()] for rewards in pending])
-    return Work(asked, features, trainer.pack(groups, asked, features), trainer.advantages(totals, seed=(0, 0)))
+    return Work(asked, features, trainer.learner.pack(groups, asked, features), trainer.advantages(totals, seed=(0, 0)))
 
 
 def comparable(metrics: dict[str, float]) -> dict[str, float]:
@@ -103,7 +105,7 @@ def test_gradients_do_not_outlive_their_step(untrained: tuple[Policy, Processor]
     """At learning rate 0 the policy stays, so the same batch must give the same gradient norm twice."""
     trainer = Trainer(copy.deepcopy(untrained[0]), None, untrained[1], VOWELS, replace(OPTIONS, kl=KlOptions(0.0)), HARDWARE)
     work = sampled(trainer, ragged)
-    first, second = (trainer.update(work, 0.0).metrics["policy/grad_norm"] for _ in range(2))
+    first, second = (trainer.learner.update(work, 0.0).metrics["policy/grad_norm"] for _ in range(2))
     assert first == second > 0
 
 
@@ -156,8 +158,8 @@ def test_a_batch_stops_at_its_first_bad_update(untrained: tuple[Policy, Processo
     trainer = Trainer(copy.deepcopy(untrained[0]), None, untrained[1], VOWELS, replace(OPTIONS, kl=KlOptions(0.0), updates_per_batch=4), HARDWARE)
     metrics = {"policy/grad_norm": 1.0, "policy/lr": 0.0}
     updates = iter([Update(metrics, []), Update(metrics | {"policy/grad_norm": float("inf")}, []), Update(metrics, [])])
-    monkeypatch.setattr(trainer, "update", lambda *_: next(updates))
-    done = trainer.updates(Work(Asked((), Pixels(torch.empty(0, 1), torch.empty(0, 3))), (), (), torch.empty(0)), 0.0)
+    monkeypatch.setattr(trainer.learner, "update", lambda *_: next(updates))
+    done = trainer.learner.updates(Work(Asked((), Pixels(torch.empty(0, 1), torch.empty(0, 3))), (), (), torch.empty(0)), 0.0)
     assert [update.fault() is None for update in done] == [True, False] and "the gradient's norm is inf" in str(done[-1].fault())
 
 

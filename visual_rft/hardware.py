@@ -1,5 +1,6 @@
 """How a run is computed, never what: device, precision, kernels and batch cuts. Changing any of it leaves the mathematics as it is."""
 
+import os
 import re
 from dataclasses import dataclass
 from enum import StrEnum
@@ -72,6 +73,8 @@ def prepare(options: HardwareOptions, seed: int) -> Machine:
     if options.attention is Attention.flash_attention_2 and not find_spec("flash_attn"):
         raise ValueError("hardware.attention=flash_attention_2: flash-attn is not installed; install the gpu extra, or use varlen")
     torch.manual_seed(seed)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with it alone; it is what Hopper has anyway
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # else every new tensor is filled first
     # CUDA has no deterministic kernel for some operations: there they are named in a warning.
     torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
     torch.set_num_threads(options.threads)

@@ -46,21 +46,31 @@ def prepare(processor: Processor, examples: Sequence[Example]) -> Prepared:
 
 def prepare_ahead(processor: Processor, batch_of: Callable[[int], Sequence[Example]], steps: range, workers: int) -> Iterator[Prepared]:
     """Each step's examples, prepared in order, in worker processes ahead of time where there are any. Nothing depends on how many there are."""
-    # Given a generator, the loader leaves torch's own chance alone.
-    return iter(
-        DataLoader(_Steps(processor, batch_of, steps), batch_size=None, num_workers=workers, generator=torch.Generator().manual_seed(steps.start))
+    loader = DataLoader(
+        _Steps(processor, batch_of, steps),
+        batch_size=None,
+        num_workers=workers,
+        multiprocessing_context="fork" if workers else None,  # nothing of a step can or need be pickled
+        generator=torch.Generator().manual_seed(steps.start),  # torch's own chance is left alone
     )
+    for prepared in loader:
+        if isinstance(prepared, ValueError):
+            raise prepared
+        yield prepared
 
 
-class _Steps(Dataset[Prepared]):
+class _Steps(Dataset[Prepared | ValueError]):
     def __init__(self, processor: Processor, batch_of: Callable[[int], Sequence[Example]], steps: range) -> None:
         self.processor, self.batch_of, self.steps = processor, batch_of, steps
 
     def __len__(self) -> int:
         return len(self.steps)
 
-    def __getitem__(self, index: int) -> Prepared:
-        return prepare(self.processor, self.batch_of(self.steps[index]))
+    def __getitem__(self, index: int) -> Prepared | ValueError:
+        try:
+            return prepare(self.processor, self.batch_of(self.steps[index]))
+        except ValueError as error:  # handed over as it is: a loader wraps what its workers raise into a traceback
+            return error
 
 
 def ask(policy: Policy, prepared: Prepared) -> Asked:

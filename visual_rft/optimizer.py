@@ -16,7 +16,7 @@ class Optimizer:
         self.copied = [(p, master) for p, master in zip(self.trained, self.masters, strict=True) if p is not master]
         for parameter, master in self.copied:
             parameter.register_post_accumulate_grad_hook(_moves_to(master))
-        self.adamw = torch.optim.AdamW(self.masters, weight_decay=weight_decay)
+        self.adamw = torch.optim.AdamW(self.masters, weight_decay=weight_decay, fused=self.masters[0].is_cuda or None)
 
     def zero_grad(self) -> None:
         """Forgets the gradients."""

@@ -23,6 +23,7 @@ import torch
 from omegaconf import MISSING
 
 from visual_rft import hardware, workload
+from visual_rft.algorithm import AlgorithmOptions
 from visual_rft.config import Job, start
 from visual_rft.evaluation import Evaluation, evaluate, gallery, judge, outcome
 from visual_rft.hardware import HardwareOptions, Machine
@@ -40,7 +41,7 @@ from visual_rft.tracking.console import Console, print_table, score_rows, sweep_
 from visual_rft.tracking.loggers import SCHEMAS, Logger, LoggerOptions, open_logger
 from visual_rft.tracking.report import Report, write_report
 from visual_rft.tracking.runfolder import RunFolder, environment, rollout_records
-from visual_rft.trainer import AlgorithmOptions, Step, Trainer
+from visual_rft.trainer import Step, Trainer
 from visual_rft.vocabulary import Example
 
 

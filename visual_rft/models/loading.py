@@ -19,6 +19,7 @@ from visual_rft.models.policy import Policy
 from visual_rft.models.processor import Processor
 
 EMBEDDED = "embedded:"
+FAMILY = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 
 class Part(StrEnum):
@@ -84,6 +85,8 @@ def load(options: ModelOptions, machine: Machine) -> tuple[Policy, Processor]:
     spoiled = next((name for name, weights in model.named_parameters() if not weights.isfinite().all()), None)
     if spoiled:
         raise ValueError(f"model.path={options.path}: the tensor {spoiled} holds NaN or infinity; take an earlier checkpoint")
+    if model.config.model_type not in FAMILY:
+        raise ValueError(f"model.path={options.path}: a {model.config.model_type} model; give one of the family: {', '.join(FAMILY)}")
     vision, images = model.config.vision_config, processor.images
     if (images.patch_size, images.merge_size) != (vision.patch_size, vision.spatial_merge_size):
         raise ValueError(f"model.path={options.path}: preprocessor_config.json and config.json differ in the size of a patch; copy the folder again")

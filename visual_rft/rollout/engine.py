@@ -126,7 +126,8 @@ class Engine:
         self.rows, waiting = [None] * (self.groups * self.group if self.fixed else 0), enumerate(requests)
         while True:
             while new := list(islice(waiting, self._room())):
-                together = 1 if self.fixed else _READ_TOGETHER  # the bits of a prompt depend on how many tokens are read beside it
+                alone = self.fixed and self.slots.device.type == "cpu"
+                together = 1 if alone else _READ_TOGETHER  # the bits of a prompt depend on how many tokens are read beside it
                 for first in range(0, len(new), together):
                     yield from self._admit(new[first : first + together])
             under_way = [sequence for sequence in self.rows if sequence]

@@ -14,6 +14,7 @@ class Replays:
 
     def __init__(self, step: Callable[[], Tensor], state: Sequence[Tensor], key: Callable[[], tuple[int, ...]]) -> None:
         self.step, self.state, self.key = step, state, key
+        self.pool = torch.cuda.graph_pool_handle()  # of all graphs: one replays at a time, and its result is read before the next
         self.graphs: dict[tuple[int, ...], tuple[torch.cuda.CUDAGraph, Tensor]] = {}
 
     def __call__(self) -> Tensor:
@@ -26,6 +27,9 @@ class Replays:
 
     def _capture(self) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         before = [tensor.clone() for tensor in self.state]
+        # Every row writes to a place of its own: a deterministic write, which sorts the places first, would give the same and take longer.
+        mode = torch.get_deterministic_debug_mode()
+        torch.set_deterministic_debug_mode("default")
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):  # libraries choose their kernels and workspaces in the first calls, which a graph may not hold
@@ -33,8 +37,9 @@ class Replays:
                 self.step()
         torch.cuda.current_stream().wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, pool=self.pool):
             result = self.step()
+        torch.set_deterministic_debug_mode(mode)
         for tensor, was in zip(self.state, before, strict=True):
             tensor.copy_(was)
         return graph, result

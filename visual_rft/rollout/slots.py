@@ -58,6 +58,7 @@ class Slots:
         most = max(map(len, by_place), default=0)
         self.rows_QR = torch.tensor([rows + [0] * (most - len(rows)) for rows in by_place], dtype=torch.int64, device=self.device)
         where = {row: (place, r) for place, rows in enumerate(by_place) for r, row in enumerate(rows)}
+        self.in_order = [row for rows in by_place for row in rows] == list(range(most * len(by_place)))
         self.cell_B = torch.tensor([where[row][0] * most + where[row][1] for row in range(self.used)], dtype=torch.int64, device=self.device)
 
     def keep(self, rows: Sequence[int], places: Sequence[int]) -> None:
@@ -120,10 +121,11 @@ class Slots:
 
             # by place: [Q, K, R·M, ·]; by row: [B, K, M, ·]
             def by_place(x_BKMX: Tensor) -> Tensor:
-                return x_BKMX[self.rows_QR].transpose(1, 2).reshape(q, k, r * m, -1)
+                return (x_BKMX.unflatten(0, (q, r)) if self.in_order else x_BKMX[self.rows_QR]).transpose(1, 2).reshape(q, k, r * m, -1)
 
             def by_row(x_QKX: Tensor) -> Tensor:
-                return x_QKX.unflatten(2, (r, m)).transpose(1, 2).reshape(q * r, k, m, -1)[self.cell_B]
+                x_BKMX = x_QKX.unflatten(2, (r, m)).transpose(1, 2).reshape(q * r, k, m, -1)
+                return x_BKMX if self.in_order else x_BKMX[self.cell_B]
 
             to_prompt = by_row(by_place(q_BKMD) @ layer.prompt_keys[:q, :, :s].transpose(2, 3) + prompt_Q11S)
             to_own = q_BKMD @ layer.keys[: self.used, :, : self.width].transpose(2, 3) + own_B11T
