@@ -219,8 +219,8 @@ def test_a_replayed_step_is_the_step_bit_for_bit_run_after_run(deterministic: bo
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
     speaker = policy(torch.bfloat16, Attention.varlen)
     replayed, plain = engine(speaker), engine(speaker)
-    assert isinstance(replayed.step, Replays)
-    plain.step = plain._advance
+    assert isinstance(replayed.replays, Replays)
+    plain.replays = None
     for seed in range(4):
         asked = requests(speaker, ragged_batch(seed), seed, tokens=80)  # longer than a piece of the buffers: several graphs
         spoiled = [torch.full((size,), 7, dtype=torch.int64, device=DEVICE) for size in range(1, 200)]  # what was freed is overwritten

@@ -142,6 +142,7 @@ def sampled(trainer: Trainer, questions: Sequence[Example]) -> Work:
     """All that an update is computed from; the advantages are any numbers."""
     asked, features = trainer.look(prepare(trainer.processor, questions))
     with ThreadPoolExecutor() as judge:
+        trainer.engine = trainer.engine_for(len(questions))
         groups, _ = trainer.sample(questions, asked, features, judge, seed=(0, 0))
     advantages_PG = torch.randn(len(questions), GROUP, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     return Work(asked, features, trainer.learner.pack(groups, asked, features), advantages_PG)

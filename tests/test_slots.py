@@ -6,6 +6,8 @@ Axes: R requests, G completions of one, B rows decoded together, P prompts, S pr
 A query heads, K key-value heads, D values a head, V vocabulary.
 """
 
+import gc
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -297,16 +299,17 @@ def replaying(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> tuple[Replays,
     """The engine's step as CUDA would run it."""
     cuda = Cuda(engine._advance)
     cuda.patch(monkeypatch)
-    replays = Replays(cuda.counted, engine.slots.state, engine.slots.shape)
+    replays = Replays(engine.slots.state, engine.slots.shape)
     capture = replays._capture
 
-    def remembered() -> tuple[torch.cuda.CUDAGraph, Tensor]:
-        graph, result = capture()
+    def remembered(step: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        assert step == engine._advance
+        graph, result = capture(cuda.counted)
         graph.result = result
         return graph, result
 
     replays._capture = remembered
-    engine.step = replays
+    engine.replays = replays
     return replays, cuda
 
 
@@ -333,6 +336,29 @@ def test_replayed_steps_give_what_computed_ones_give(monkeypatch: pytest.MonkeyP
     assert len(replays.graphs) == settled
 
 
+def test_an_engine_that_is_let_go_leaves_nothing_to_the_collector() -> None:
+    """Its buffers are gigabytes on a GPU: no cycle may hold them."""
+    engine = Engine(StandIn(), Decoding(3, -1), group=1, rows=2, fixed=True)
+    list(engine.run([request(0, 5, 1)]))
+    gone = weakref.ref(engine.slots)
+    gc.disable()
+    try:
+        del engine
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_prompts_are_read_a_few_at_a_time() -> None:
+    """What a prompt needs while it is read is far more than what stays of it."""
+    speaker = StandIn()
+    together: list[int] = []
+    read = speaker.read
+    speaker.read = lambda prompts, *rest: together.append(len(prompts)) or read(prompts, *rest)
+    assert len(list(Engine(speaker, Decoding(2, -1), group=1, rows=50, fixed=False).run([request(i, 3, 1) for i in range(50)]))) == 50
+    assert max(together) == 16 and sum(together) == 50
+
+
 def test_a_capture_leaves_the_state_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     state = [torch.arange(3.0), torch.ones(2)]
     width = [1]
@@ -344,8 +370,8 @@ def test_a_capture_leaves_the_state_as_it_was(monkeypatch: pytest.MonkeyPatch) -
 
     cuda = Cuda(step)
     cuda.patch(monkeypatch)
-    replays = Replays(step, state, lambda: tuple(width))
-    _, result = replays._capture()
+    replays = Replays(state, lambda: tuple(width))
+    _, result = replays._capture(step)
     assert state[0].tolist() == [0, 1, 2] and state[1].tolist() == [1, 1]
     assert result.tolist() == [4, 5, 6]
     assert not replays.graphs

@@ -58,6 +58,7 @@ def sampled(trainer: Trainer, examples: Sequence[Example]) -> Work:
     """All that an update is computed from, of one step."""
     asked, features = trainer.look(prepare(trainer.processor, examples))
     with ThreadPoolExecutor() as judge:
+        trainer.engine = trainer.engine_for(len(examples))
         groups, pending = trainer.sample(examples, asked, features, judge, seed=(0, 0))
         totals = torch.tensor([[trainer.task.total(reward) for reward in rewards.result()] for rewards in pending])
     return Work(asked, features, trainer.learner.pack(groups, asked, features), trainer.advantages(totals, seed=(0, 0)))

@@ -23,7 +23,7 @@ from visual_rft.models.policy import Policy
 from visual_rft.models.processor import Processor
 from visual_rft.parsing import parse_detection
 from visual_rft.tasks.task import Task
-from visual_rft.trainer import Step, Trainer
+from visual_rft.trainer import Step, Trainer, beside
 from visual_rft.vocabulary import DetectionTruth, Example, Reward, Scores, Truth
 
 SMALL = ["steps=3", "prompts_per_step=2", "algorithm.group_size=4", "task.shots=1", "data.test_images=20", "logger.report_images=2"]
@@ -83,13 +83,24 @@ def test_a_step_that_cannot_be_prepared_ends_the_run_with_its_own_error(
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_answers_are_the_same(workers: int, untrained: tuple[Policy, Processor], digit_questions: list[Example]) -> None:
-    asked = digit_questions * 4
+    asked = [replace(q, image_id=100 * turn + q.image_id) for turn in range(4) for q in digit_questions]
 
     def said(workers: int) -> list[tuple[int, str, list[float]]]:
         found = answer(*untrained, asked, max_tokens=4, together=8, workers=workers)
         return [(p, completion.text, completion.logprobs_T.tolist()) for p, completion in found]
 
     assert said(workers) == said(0) and len(said(0)) == len(asked) > 32, "of several batches of images"
+
+
+def test_an_evaluation_encodes_few_images_at_a_time_and_each_once(
+    untrained: tuple[Policy, Processor], ragged: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [replace(ragged[i % 5], id=f"{i} {n}", image_id=i) for i in range(40) for n in range(3)]
+    passes: list[int] = []
+    encode = untrained[0].encode
+    monkeypatch.setattr(untrained[0], "encode", lambda pixels: passes.append(len(pixels.grid_I3)) or encode(pixels))
+    assert len(list(answer(*untrained, asked, max_tokens=1, together=8, workers=0))) == len(asked)
+    assert passes == [16, 16, 8]
 
 
 def test_a_run_with_workers_writes_the_same_metrics_rollouts_and_answers(tmp_path: Path) -> None:
@@ -104,6 +115,15 @@ def test_a_run_with_workers_writes_the_same_metrics_rollouts_and_answers(tmp_pat
 
 
 # Rewards
+
+
+def test_what_has_not_begun_is_not_waited_for() -> None:
+    begun: list[int] = []
+    with pytest.raises(KeyboardInterrupt), beside() as judge:
+        for i in range(50):
+            judge.submit(lambda i: (begun.append(i), time.sleep(0.1)), i)
+        raise KeyboardInterrupt
+    assert len(begun) < 5
 
 
 def trained(untrained: tuple[Policy, Processor], examples: Sequence[Example], score: Callable[[str, Truth], Reward]) -> list[Step]:

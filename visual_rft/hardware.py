@@ -72,6 +72,8 @@ def prepare(options: HardwareOptions, seed: int) -> Machine:
         raise ValueError(f"hardware.device={options.device}: torch {torch.__version__} sees no GPU; use hardware=cpu, or install torch's CUDA build")
     if options.attention is Attention.flash_attention_2 and not find_spec("flash_attn"):
         raise ValueError("hardware.attention=flash_attention_2: flash-attn is not installed; install the gpu extra, or use varlen")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # streams, graphs and memory figures are the current device's
     torch.manual_seed(seed)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with it alone; it is what Hopper has anyway
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # else every new tensor is filled first

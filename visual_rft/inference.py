@@ -15,7 +15,7 @@ from visual_rft.rollout.engine import Decoding, Engine, Finish, Request, Sampled
 from visual_rft.seeding import Role
 from visual_rft.vocabulary import Completion, Example, Prompt
 
-_ENCODED_TOGETHER = 16  # questions of an evaluation whose images go through the tower in one pass
+_ENCODED_TOGETHER = 16  # images of an evaluation at most that go through the tower in one pass
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ def prepare_ahead(processor: Processor, batch_of: Callable[[int], Sequence[Examp
         _Steps(processor, batch_of, steps),
         batch_size=None,
         num_workers=workers,
+        prefetch_factor=1 if workers else None,  # a step's pixels can be hundreds of megabytes of shared memory
         multiprocessing_context="fork" if workers else None,  # nothing of a step can or need be pickled
         generator=torch.Generator().manual_seed(steps.start),  # torch's own chance is left alone
     )
@@ -107,12 +108,24 @@ def answer(
 
 @torch.no_grad()
 def _requests(policy: Policy, processor: Processor, examples: Sequence[Example], workers: int) -> Iterator[Request]:
-    steps = range(-(-len(examples) // _ENCODED_TOGETHER))
-    for prepared in prepare_ahead(processor, lambda i: examples[i * _ENCODED_TOGETHER : (i + 1) * _ENCODED_TOGETHER], steps, workers):
+    parts = list(_by_images(examples))
+    for prepared in prepare_ahead(processor, lambda i: parts[i], range(len(parts)), workers):
         asked = ask(policy, prepared)
         features = policy.encode(asked.pixels)
         for prompt in asked.prompts:
             yield Request(prompt, [features[image] for image in prompt.images])
+
+
+def _by_images(examples: Sequence[Example]) -> Iterator[Sequence[Example]]:
+    """Neighbours about so many images together; what is asked of one image in a row stays together, so that it is encoded once."""
+    first, shown = 0, set[int]()
+    for i, example in enumerate(examples):
+        if example.image_id not in shown and len(shown) == _ENCODED_TOGETHER:
+            yield examples[first:i]
+            first, shown = i, set()
+        shown.add(example.image_id)
+    if shown:
+        yield examples[first:]
 
 
 def completions(processor: Processor, sampled: Sampled) -> tuple[Completion, ...]:

@@ -61,6 +61,8 @@ class Stopwatch:
         """Times one stage: `time/<name>`."""
         started = time.perf_counter()
         yield
+        if torch.cuda.is_initialized():  # what was launched belongs to the stage that launched it
+            torch.cuda.synchronize()
         self.stages[f"time/{name}"] = time.perf_counter() - started
 
     def metrics(self, groups: Sequence[Group]) -> dict[str, float]:

@@ -8,6 +8,7 @@ Axes: P prompts a step, G completions a prompt.
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -60,17 +61,26 @@ class Progress:
         return Progress(self.steps + 1, self.skipped + skipped, self.skipped_in_a_row + 1 if skipped else 0)
 
 
+@contextmanager
+def beside() -> Iterator[Executor]:
+    """A thread for what need not be waited for; what it has not begun when it is left, it never does."""
+    thread = ThreadPoolExecutor(max_workers=1)
+    try:
+        yield thread
+    finally:
+        thread.shutdown(cancel_futures=True)
+
+
 class Trainer:
     """A policy that asks, answers, is judged, and learns. `run()` yields the steps one by one."""
+
+    engine: Engine
 
     def __init__(
         self, policy: Policy, reference: Policy | None, processor: Processor, task: Task, algorithm: AlgorithmOptions, hardware: HardwareOptions
     ) -> None:
         self.policy, self.processor, self.task, self.algorithm, self.hardware = policy, processor, task, algorithm, hardware
         self.learner = Learner(policy, reference, algorithm, hardware.tokens_per_micro_batch)
-        decoding = Decoding(algorithm.max_completion_tokens, processor.end_id, algorithm.temperature, algorithm.top_p)
-        fixed = policy.device.type == "cuda"
-        self.engine = Engine(policy, decoding, group=algorithm.group_size, rows=hardware.decoded_together, fixed=fixed)
         self.progress = Progress()
 
     def state(self) -> dict[str, Any]:
@@ -91,11 +101,11 @@ class Trainer:
         def asked_at(step: int) -> list[Example]:
             return step_examples(examples, step=step, prompts_per_step=prompts_per_step, seed=seed)
 
-        left = range(self.progress.steps, steps)
+        left, self.engine = range(self.progress.steps, steps), self.engine_for(prompts_per_step)
         ahead = prepare_ahead(self.processor, asked_at, left, self.hardware.workers)
         for step in left:
             watch, questions = Stopwatch(), asked_at(step)
-            with ThreadPoolExecutor(max_workers=1) as judge:  # rewards are computed beside the rollout and the reference
+            with beside() as judge:  # rewards are computed beside the rollout and the reference
                 with watch.stage("prepare"):
                     prepared = next(ahead)
                 with watch.stage("encode"):
@@ -123,6 +133,13 @@ class Trainer:
         bad, step = self.algorithm.max_bad_steps, self.progress.steps
         remedy = "ask for a smaller model.learning_rate or a greater algorithm.kl.coefficient"
         return f"algorithm.max_bad_steps={bad}: as many steps in a row were skipped, up to step {step}: {fault}; {remedy}"
+
+    def engine_for(self, prompts: int) -> Engine:
+        """What decodes the groups of so many prompts, all together where there is room."""
+        a, group = self.algorithm, self.algorithm.group_size
+        decoding = Decoding(a.max_completion_tokens, self.processor.end_id, a.temperature, a.top_p)
+        rows, fixed = min(self.hardware.decoded_together, prompts * group), self.policy.device.type == "cuda"
+        return Engine(self.policy, decoding, group=group, rows=rows, fixed=fixed)
 
     @torch.no_grad()
     def look(self, prepared: Prepared) -> tuple[Asked, Sequence[Tensor]]:
@@ -155,7 +172,7 @@ class Trainer:
     def check_rollout(self, questions: Sequence[Example], seed: int) -> None:
         """Rollout and trainer must agree on what was sampled, or the ratio is wrong from the first step: ValueError if they do not."""
         asked, features = self.look(prepare(self.processor, questions))
-        sampled = dict(sample_groups(self.engine, self.processor, asked, features, (seed, 0)))
+        sampled = dict(sample_groups(self.engine_for(len(questions)), self.processor, asked, features, (seed, 0)))
         groups = tuple(Group(question, sampled[p]) for p, question in enumerate(questions))
         scores = self.learner.scores(self.policy, Batch(tuple(range(len(groups))), groups, asked.prompts, None, None), features)
         gap, tolerance = logprob_gap(scores, groups).item(), self.hardware.logprob_tolerance

@@ -5,7 +5,7 @@ Axes: N tokens of a flat stream, A query heads, K key-value heads, D values a he
 
 import inspect
 from collections.abc import Callable, Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any
 
 import torch
@@ -117,16 +117,19 @@ _KERNELS = {Attention.varlen: _torch_varlen, Attention.flash_attention_2: _flash
 
 
 def _varlen(kernel: _Kernel, segments: Sequence[Segment], device: torch.device) -> Attend:
-    # What a segment sees stands before it, in one sequence: a merge of two partial attentions could not be trained through.
-    places = torch.arange(sum(s.length for s in segments)).split([s.length for s in segments])
-    keys = [own if s.prompt is None else torch.cat([places[s.prompt], own]) for s, own in zip(segments, places, strict=True)]
-    index_M = torch.cat(keys).to(device)
-    starts_q = torch.tensor([0, *accumulate(s.length for s in segments)], dtype=torch.int32, device=device)
-    starts_k = torch.tensor([0, *accumulate(len(k) for k in keys)], dtype=torch.int32, device=device)
-    longest_q, longest_k = max(s.length for s in segments), max(len(k) for k in keys)
+    lengths = [segment.length for segment in segments]
+    seen = [length + (0 if prompt is None else lengths[prompt]) for length, prompt in segments]
+    starts_q, starts_k = (torch.tensor([0, *accumulate(x)], dtype=torch.int32, device=device) for x in (lengths, seen))
+    longest_q, longest_k = max(lengths), max(seen)
+
+    def all_seen(x_KND: Tensor) -> Tensor:
+        # What a segment sees stands before it, in one sequence: a merge of two partial attentions could not be trained through.
+        pieces = x_KND.split(lengths, dim=1)
+        both = ((own,) if prompt is None else (pieces[prompt], own) for (_, prompt), own in zip(segments, pieces, strict=True))
+        return torch.cat(list(chain.from_iterable(both)), dim=1).transpose(0, 1)
 
     def attend(_layer: int, q_AND: Tensor, k_KND: Tensor, v_KND: Tensor) -> Tensor:
-        k_MKD, v_MKD = k_KND.index_select(1, index_M).transpose(0, 1), v_KND.index_select(1, index_M).transpose(0, 1)
+        k_MKD, v_MKD = all_seen(k_KND), all_seen(v_KND)
         return kernel(q_AND.transpose(0, 1), k_MKD, v_MKD, starts_q, starts_k, longest_q, longest_k, True).transpose(0, 1)
 
     return attend

@@ -35,9 +35,10 @@ class _TokenLogprobs(torch.autograd.Function):
         keep, kept = any(ctx.needs_input_grad) and len(hidden_CH) * len(weight_VH) <= _KEPT, []
         for rows in _chunks(hidden_CH, weight_VH):
             logits_CV = tempered_logits(hidden_CH[rows], weight_VH, banned, temperature)
-            total_C = logits_CV.logsumexp(-1)
+            highest_C1 = logits_CV.amax(-1, keepdim=True)
+            probabilities_CV, mass_C1 = _normalised((logits_CV - highest_C1).exp_())
+            total_C = (highest_C1 + mass_C1.log())[:, 0]
             logprobs_C[rows] = logits_CV.gather(1, targets_C[rows, None])[:, 0] - total_C
-            probabilities_CV = (logits_CV - total_C[:, None]).exp_()
             entropy_C[rows] = total_C - logits_CV.index_fill_(1, banned, 0.0).mul_(probabilities_CV).sum(-1)
             kept += [probabilities_CV] if keep else []
         ctx.save_for_backward(hidden_CH, weight_VH, targets_C, banned, *kept)
@@ -65,7 +66,13 @@ class _TokenLogprobs(torch.autograd.Function):
 
 def _probabilities(hidden_CH: Tensor, weight_VH: Tensor, banned: Tensor, temperature: float) -> Tensor:
     logits_CV = tempered_logits(hidden_CH, weight_VH, banned, temperature)
-    return logits_CV.sub_(logits_CV.logsumexp(-1, keepdim=True)).exp_()
+    return _normalised(logits_CV.sub_(logits_CV.amax(-1, keepdim=True)).exp_())[0]
+
+
+def _normalised(weights_CV: Tensor) -> tuple[Tensor, Tensor]:
+    """The weights divided, in place, by their sum_C1, and that sum."""
+    mass_C1 = weights_CV.sum(-1, keepdim=True)
+    return weights_CV.div_(mass_C1), mass_C1
 
 
 def _chunks(hidden_CH: Tensor, weight_VH: Tensor) -> Iterator[slice]:

@@ -118,7 +118,7 @@ class Engine:
         self.rows: list[_Sequence | None] = []
         if fixed:
             self.slots.seat([row // group for row in range(self.groups * group)])
-        self.step = Replays(self._advance, self.slots.state, self.slots.shape) if speaker.device.type == "cuda" and fixed else self._advance
+        self.replays = Replays(self.slots.state, self.slots.shape) if speaker.device.type == "cuda" and fixed else None
 
     @torch.no_grad()
     def run(self, requests: Iterable[Request]) -> Iterator[tuple[int, Sampled]]:
@@ -155,7 +155,9 @@ class Engine:
         for place, (number, request) in zip(places, new, strict=True):
             group = _Group(number, place, len(request.prompt.tokens_S))
             limits = request.max_tokens_G or [self.decoding.max_tokens] * self.group
-            assert len(limits) == self.group and max(limits) <= self.decoding.max_tokens, "the buffers hold no more"
+            assert len(limits) == self.group and 1 <= min(limits) <= max(limits) <= self.decoding.max_tokens, (
+                "a token at least, and what the buffers hold"
+            )
             group.sequences = [_Sequence(group, limit) for limit in limits]
             first = place * self.group if self.fixed else len(self.rows)
             rows += range(first, first + self.group)
@@ -172,6 +174,10 @@ class Engine:
         tokens_B, logprobs_B = self._choose(logits_PV.repeat_interleave(self.group, dim=0), uniforms_BT[:, 0])
         self.slots.begin(rows, tokens_B, starts_B, uniforms_BT)
         yield from self._record(rows, torch.stack([tokens_B.double(), logprobs_B.double()]).tolist())
+
+    def step(self) -> Tensor:
+        """`_advance`, launched as one thing where it can be."""
+        return self.replays(self._advance) if self.replays else self._advance()
 
     def _advance(self) -> Tensor:
         """One token more for every row in use: their ids and logprobs, [2, B] in float64, so that the host asks once."""
