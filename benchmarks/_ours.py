@@ -15,18 +15,18 @@ import torch
 from _measure import Sample
 from _workloads import KL, Workload
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from visual_rft.algorithm import AlgorithmOptions
 from visual_rft.hardware import HardwareOptions
-from visual_rft.losses import KlOptions, LossOptions, policy_loss
-from visual_rft.models.packing import cut, stream_length
+from visual_rft.inference import Asked
+from visual_rft.learner import Learner, Work
+from visual_rft.losses import KlOptions
 from visual_rft.models.policy import Policy
 from visual_rft.models.processor import Processor
 from visual_rft.rollout.engine import Decoding, Engine, Request
 from visual_rft.tasks.task import Task
 from visual_rft.trainer import Trainer
-from visual_rft.vocabulary import ClassTruth, Example, Prompt, Reward
+from visual_rft.vocabulary import ClassTruth, Completion, Example, Group, Prompt, Reward
 
 NEVER = -1  # no token: completions end by their lengths alone
 
@@ -56,6 +56,9 @@ class Ours:
         grid_I3 = self.pixels.grid_I3
         asked = enumerate(workloads.questions(workload))
         self.prompts: list[Prompt] = [self.policy.prompt(processor.prompt(question, grid_I3[[i]]), [i], grid_I3) for i, question in asked]
+        self.examples = examples(workload)
+        algorithm = AlgorithmOptions(kl=KlOptions(0.0), group_size=workload.group)
+        self.learner = Learner(self.policy, None, algorithm, HardwareOptions().tokens_per_micro_batch)
 
     @torch.no_grad()
     def encode(self) -> tuple[Tensor, ...]:
@@ -84,31 +87,23 @@ class Ours:
         parts = {"prefill": clocked.prefilled - started, "decode": time.perf_counter() - clocked.prefilled}
         return [sampled[p].tokens for p in range(len(requests))], parts
 
-    def forward_backward(self, completions_PG: Sequence[Sequence[Tensor]], features: Sequence[Tensor] | None = None) -> Tensor:
-        """logprobs_BT (right-padded with 0) of the completions; the loss's gradients are left on the model. Encodes unless given features."""
-        self.policy.train().zero_grad()
-        encoded = self.policy.encode(self.pixels) if features is None else features
-        leaves = encoded if self.policy.tower_is_frozen else [feature.detach().requires_grad_() for feature in encoded]
-        lengths = [stream_length(prompt, completions) for prompt, completions in zip(self.prompts, completions_PG, strict=True)]
-        parts = [self._part(part, leaves, completions_PG) for part in cut(lengths, HardwareOptions().tokens_per_micro_batch)]
-        if not self.policy.tower_is_frozen:
-            torch.autograd.backward(encoded, [leaf.grad for leaf in leaves])
-        return pad_sequence([row_T for part_BT in parts for row_T in part_BT], batch_first=True)
+    def forward_backward(self, completions_PG: Sequence[Sequence[Tensor]], features: Sequence[Tensor] | None = None) -> None:
+        """The learner's own: the loss's gradients are left on the model. Encodes unless given features."""
+        if features is None:  # a tower that is trained is encoded by the learner
+            features = self.encode() if self.policy.tower_is_frozen else ()
+        groups = [
+            Group(example, tuple(Completion(tokens, torch.zeros(len(tokens)), "", finished=True) for tokens in completions))
+            for example, completions in zip(self.examples, completions_PG, strict=True)
+        ]
+        asked = Asked(tuple(self.prompts), self.pixels)
+        self.learner.optimizer.zero_grad()
+        batches = self.learner.pack(groups, asked, features)
+        self.learner.backward(Work(asked, features, batches, self.advantages_B.unflatten(0, (-1, self.workload.group))))
 
-    def _part(self, part: range, features: Sequence[Tensor], completions_PG: Sequence[Sequence[Tensor]]) -> Tensor:
-        some, group = slice(part.start, part.stop), self.workload.group
-        scores = self.policy(self.prompts[some], features, completions_PG[some], 1.0)
-        loss, _ = policy_loss(
-            logprobs_BT=scores.logprobs_BT,
-            old_logprobs_BT=scores.logprobs_BT.detach(),
-            reference_logprobs_BT=None,
-            advantages_B=self.advantages_B[part.start * group : part.stop * group],
-            mask_BT=scores.mask_BT,
-            options=LossOptions(kl=KlOptions(0.0)),
-            total=self.workload.rows,
-        )
-        loss.backward()
-        return torch.where(scores.mask_BT, scores.logprobs_BT, 0.0).detach()
+    @torch.no_grad()
+    def logprobs(self, completions_PG: Sequence[Sequence[Tensor]]) -> Tensor:
+        """logprobs_BT of the completions, 0 beyond their ends."""
+        return self.policy(self.prompts, self.encode(), completions_PG, 1.0).logprobs_BT
 
     def gradients(self) -> dict[str, Tensor]:
         """Of every parameter that trains, by its name in the Hugging Face model."""
@@ -125,15 +120,19 @@ def policy(workload: Workload, *, train_tower: bool) -> tuple[Policy, Processor]
     return speaking, processor
 
 
+def examples(workload: Workload) -> list[Example]:
+    """Each prompt with its image; nobody looks at the truth."""
+    asked = enumerate(zip(workloads.images(workload), workloads.questions(workload), strict=True))
+    return [Example(str(i), i, image, "", question, ClassTruth("")) for i, (image, question) in asked]
+
+
 def steps(workload: Workload, *, kl: bool = False, train_tower: bool = False, count: int) -> Iterator[Sample]:
     """`count` steps of our trainer on the workload's prompts, one whenever the next is asked for."""
     speaking, processor = policy(workload, train_tower=train_tower)
     reference = copy.deepcopy(speaking).requires_grad_(False) if kl else None
     algorithm = AlgorithmOptions(kl=KlOptions(KL if kl else 0.0), group_size=workload.group, max_completion_tokens=workload.tokens)
     trainer = Trainer(speaking, reference, processor, _task(), algorithm, HardwareOptions())
-    asked = enumerate(zip(workloads.images(workload), workloads.questions(workload), strict=True))
-    examples = [Example(str(i), i, image, "", question, ClassTruth("")) for i, (image, question) in asked]
-    run = trainer.run(examples, steps=count, prompts_per_step=workload.prompts, learning_rate=1e-6, seed=workloads.SEED)
+    run = trainer.run(examples(workload), steps=count, prompts_per_step=workload.prompts, learning_rate=1e-6, seed=workloads.SEED)
     for _ in range(count):
         gc.collect()
         started, cpu = time.perf_counter(), time.process_time()

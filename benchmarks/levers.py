@@ -81,7 +81,7 @@ def figures(workload: Workload, repeats: int) -> dict[str, dict[str, Any]]:
     features = ours.encode()
     everywhere, completions_only = (EncodedOnce(workload, head_everywhere=flag) for flag in (True, False))
     peers = {"plain Hugging Face": plain, "each image encoded once": everywhere, "head on completions only": completions_only}
-    logprobs_BT = ours.forward_backward(completions_PG, features)
+    logprobs_BT = ours.logprobs(completions_PG)
     for name, peer in peers.items():
         torch.testing.assert_close(peer.forward_backward(completions_PG, ours.policy.banned), logprobs_BT, atol=1e-4, rtol=0, msg=name)
     sides: dict[str, measure.Side] = {name: partial(peer.forward_backward, completions_PG) for name, peer in peers.items()}

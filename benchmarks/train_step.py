@@ -45,7 +45,8 @@ def differences(workload: Workload, *, train_tower: bool) -> dict[str, float]:
     """The greatest difference of a logprob (in nats) and of a gradient (relative to its tensor's largest entry) to the padded path."""
     completions_PG = workloads.completions(workload, workloads.uneven_lengths(workload))
     ours, peer = Ours(workload, train_tower=train_tower), Repeated(workload, train_tower=train_tower)
-    logprobs_BT, padded_BT = ours.forward_backward(completions_PG), peer.forward_backward(completions_PG, ours.policy.banned)
+    ours.forward_backward(completions_PG)
+    logprobs_BT, padded_BT = ours.logprobs(completions_PG), peer.forward_backward(completions_PG, ours.policy.banned)
     mine, theirs = ours.gradients(), peer.gradients()
     assert mine.keys() == theirs.keys(), "both sides train the same parameters"
     gradient = max(((mine[name] - wanted).abs().max() / wanted.abs().max()).item() for name, wanted in theirs.items())

@@ -80,11 +80,18 @@ class Learner:
         return done
 
     def update(self, work: Work, learning_rate: float) -> Update:
-        """One optimizer step on the whole batch: gradients of the micro-batches add up to that of the batch."""
+        """One optimizer step on the whole batch."""
+        self.optimizer.zero_grad()
+        measured, unsound = self.backward(work)
+        norm = self.optimizer.step(learning_rate, max_grad_norm=self.algorithm.max_grad_norm).item()
+        return Update(measured | {"policy/grad_norm": norm, "policy/lr": learning_rate}, unsound)
+
+    def backward(self, work: Work) -> tuple[dict[str, float], list[str]]:
+        """The gradients of the whole batch, added up over its micro-batches; what was measured on the way, and the examples of micro-batches whose
+        loss is not finite."""
         completions = [c for batch in work.batches for group in batch.groups for c in group.completions]
         by_sequence = self.algorithm.aggregation is Aggregation.sequence
         total = len(completions) if by_sequence else sum(len(c.tokens_T) for c in completions)
-        self.optimizer.zero_grad()
         summed: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.policy.device))
         gaps, losses = [], []
         for batch, features in self.seen(work):
@@ -104,12 +111,10 @@ class Learner:
                 summed[name] += value
             losses.append(loss.detach())
             gaps.append(logprob_gap(scores, batch.groups))
-        norm = self.optimizer.step(learning_rate, max_grad_norm=self.algorithm.max_grad_norm).item()
         sound = torch.stack(losses).isfinite().tolist()
         unsound = [group.example.id for batch, is_sound in zip(work.batches, sound, strict=True) if not is_sound for group in batch.groups]
-        measured = {name: value.item() for name, value in summed.items()}
         gap = torch.stack(gaps).max().item()  # of NaN and a number: NaN
-        return Update(measured | {"policy/grad_norm": norm, "policy/lr": learning_rate, "rollout/trainer_logprob_gap": gap}, unsound)
+        return {name: value.item() for name, value in summed.items()} | {"rollout/trainer_logprob_gap": gap}, unsound
 
     def seen(self, work: Work) -> Iterator[tuple[Batch, Sequence[Tensor] | dict[int, Tensor]]]:
         """The micro-batches, each with the features of its images. Where the tower is trained, an image is encoded once for all the micro-batches
