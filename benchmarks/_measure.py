@@ -132,6 +132,12 @@ def parser(text: str | None, *, repeats: int = 5) -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--json", type=Path, metavar="FILE", help="write the result there; into a folder it goes by model, hardware and date")
     options.add_argument("--repeats", type=int, default=repeats, help=f"turns of each side ({repeats})")
+    return options
+
+
+def workload_parser(text: str | None) -> argparse.ArgumentParser:
+    """The options of a benchmark of the fixed workloads."""
+    options = parser(text)
     known = {workload.name: workload for workload in (STANDARD, SMALL, TINY)}
     names = ", ".join(known)
     options.add_argument(

@@ -95,7 +95,7 @@ def figures(workload: Workload, repeats: int) -> dict[str, dict[str, Any]]:
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Measures, prints and writes."""
-    options = measure.parser(__doc__).parse_args(arguments)
+    options = measure.workload_parser(__doc__).parse_args(arguments)
     measure.pin()
     found = {name: value for one in options.workloads for name, value in figures(one, options.repeats).items()}
     extra = {"workloads": [one.title for one in options.workloads]}

@@ -55,7 +55,7 @@ def differences(workload: Workload, *, train_tower: bool) -> dict[str, float]:
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Measures, prints and writes."""
-    options = measure.parser(__doc__).parse_args(arguments)
+    options = measure.workload_parser(__doc__).parse_args(arguments)
     measure.pin()
     first = options.workloads[0]
     extra = {

@@ -56,7 +56,7 @@ def child(side: str, workload: Workload) -> dict[str, float]:
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Measures, prints and writes."""
-    parser = measure.parser(__doc__)
+    parser = measure.workload_parser(__doc__)
     parser.add_argument("--child", choices=("ours", "peer"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     measure.pin()

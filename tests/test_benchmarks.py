@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import _measure as measure
 import _trl as trl
 import _workloads as workloads
+import flops
 import rollout
 import scaling
 import train_step
@@ -77,6 +78,18 @@ def test_every_workload_is_what_it_says() -> None:
     for prompt in scaling.PROMPTS:
         assert scaling.workload(prompt, 8).prompt_tokens == prompt
         assert scaling.workload(prompt, 8).text_tokens > workloads.TEMPLATE_TOKENS
+
+
+def test_what_is_counted_is_what_is_measured() -> None:
+    """`flops` needs no tokenizer, so it says the standard workload in its own words."""
+    size, workload = flops.STANDARD, workloads.STANDARD
+    assert (size.visual_tokens, size.prompt_tokens) == (workload.cells[0] * workload.cells[1], workload.prompt_tokens)
+    assert (size.prompts, size.group, size.tokens, size.vocabulary) == (workload.prompts, workload.group, workload.tokens, workload.vocabulary)
+    config = workloads.model(workload, workloads.tokenizer(workload)).config
+    text, tower = config.text_config, config.vision_config
+    assert (size.hidden, size.mlp, size.layers) == (text.hidden_size, text.intermediate_size, text.num_hidden_layers)
+    assert (size.heads, size.kv_heads) == (text.num_attention_heads, text.num_key_value_heads)
+    assert (size.tower_layers, size.tower_width, size.tower_heads) == (tower.depth, tower.embed_dim, tower.num_heads)
 
 
 def test_both_sides_read_the_same_prompts_and_images() -> None:

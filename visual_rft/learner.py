@@ -4,7 +4,7 @@ Axes: P prompts a step, G completions a prompt, B rows of one micro-batch, T com
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 
@@ -16,7 +16,7 @@ from visual_rft.inference import Asked
 from visual_rft.losses import Aggregation, aggregate, policy_loss
 from visual_rft.measurements import logprob_gap
 from visual_rft.models.packing import cut, stream_length
-from visual_rft.models.policy import Policy, TokenScores
+from visual_rft.models.policy import Features, Policy, TokenScores
 from visual_rft.optimizer import Optimizer
 from visual_rft.vocabulary import Batch, Group
 
@@ -116,7 +116,7 @@ class Learner:
         gap = torch.stack(gaps).max().item()  # of NaN and a number: NaN
         return {name: value.item() for name, value in summed.items()} | {"rollout/trainer_logprob_gap": gap}, unsound
 
-    def seen(self, work: Work) -> Iterator[tuple[Batch, Sequence[Tensor] | dict[int, Tensor]]]:
+    def seen(self, work: Work) -> Iterator[tuple[Batch, Features]]:
         """The micro-batches, each with the features of its images. Where the tower is trained, an image is encoded once for all the micro-batches
         that show it: their gradients by its features add up, and pass through the tower together."""
         if self.policy.tower_is_frozen:
@@ -129,7 +129,7 @@ class Learner:
             yield from ((batch, dict(zip(images, leaves, strict=True))) for batch in batches)
             torch.autograd.backward(encoded, [leaf.grad for leaf in leaves])
 
-    def scores(self, policy: Policy, batch: Batch, features: Sequence[Tensor] | Mapping[int, Tensor]) -> TokenScores:
+    def scores(self, policy: Policy, batch: Batch, features: Features) -> TokenScores:
         """Logprobs of a micro-batch's completions under a policy, at the sampling temperature."""
         return policy(batch.prompts, features, [[c.tokens_T for c in group.completions] for group in batch.groups], self.algorithm.temperature)
 

@@ -4,7 +4,7 @@ Axes: P prompts, G completions of one, B completions of all, T their tokens (rig
 L levels of features (one; one more for each of Qwen3-VL's deepstack), H hidden width, V vocabulary.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,9 @@ from visual_rft.models.head import tempered_logits, token_logprobs
 from visual_rft.models.packing import Packed, pack
 from visual_rft.models.processor import Pixels
 from visual_rft.vocabulary import Prompt
+
+# features_LCH of each image, by its row among the images of its step.
+Features = Sequence[Tensor] | Mapping[int, Tensor]
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,7 @@ class Policy(nn.Module):
         cells = (pixels.grid_I3.prod(-1) // self.model.config.vision_config.spatial_merge_size**2).tolist()
         return tuple(torch.stack([level if isinstance(level, Tensor) else torch.cat(level) for level in levels]).split(cells, dim=1))
 
-    def forward(
-        self, prompts: Sequence[Prompt], features: Sequence[Tensor], completions_PG: Sequence[Sequence[Tensor]], temperature: float
-    ) -> TokenScores:
+    def forward(self, prompts: Sequence[Prompt], features: Features, completions_PG: Sequence[Sequence[Tensor]], temperature: float) -> TokenScores:
         """Scores of each prompt's completions (tokens_T), in order, at the temperature they were sampled at; `features` by image, as of `encode`."""
         packed = pack(prompts, completions_PG, self.model.config.image_token_id).to(self.device)
         hidden_NH = self._read(packed, features)
@@ -79,7 +80,7 @@ class Policy(nn.Module):
         lengths_B1 = torch.tensor(packed.lengths, device=self.device)[:, None]
         return TokenScores(logprobs_BT, entropy_BT, torch.arange(logprobs_BT.shape[1], device=self.device) < lengths_B1)
 
-    def read(self, prompts: Sequence[Prompt], features: Sequence[Tensor], remember: Callable[[int, Tensor, Tensor], None]) -> Tensor:
+    def read(self, prompts: Sequence[Prompt], features: Features, remember: Callable[[int, Tensor, Tensor], None]) -> Tensor:
         """hidden_PH of each prompt's last token; `remember` is given every layer's keys_KND and values_KND, the prompts one after the other."""
         packed = pack(prompts, [()] * len(prompts), self.model.config.image_token_id).to(self.device)
         return self._read(packed, features, remember)[packed.ends_P]
@@ -92,7 +93,7 @@ class Policy(nn.Module):
         """[..., V] float32 logits of the next token, divided by the temperature; those of banned tokens are −inf."""
         return tempered_logits(hidden_H, self.model.get_output_embeddings().weight, self.banned, temperature)
 
-    def _read(self, packed: Packed, features: Sequence[Tensor], remember: Callable[[int, Tensor, Tensor], None] | None = None) -> Tensor:
+    def _read(self, packed: Packed, features: Features, remember: Callable[[int, Tensor, Tensor], None] | None = None) -> Tensor:
         embeds_NH = self._embed(packed.tokens_N)
         within = segment_attention(self.attention, packed.segments, embeds_NH)
 

@@ -147,9 +147,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     try:
         partial.write_bytes(content.encode("utf-8", errors="xmlcharrefreplace") if isinstance(content, str) else content)
         os.replace(partial, path)
-    except BaseException:  # Ctrl-C too must leave no half; it goes on
+    finally:  # after Ctrl-C, too: no half is left; once replaced there is nothing to remove
         partial.unlink(missing_ok=True)
-        raise
 
 
 def rollout_records(
