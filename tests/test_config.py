@@ -19,7 +19,7 @@ import pytest
 from knobs import unread_keys
 from omegaconf import MISSING, OmegaConf
 
-from visual_rft import config
+from visual_rft import config, distributed
 from visual_rft.config import Job, keys, start
 
 
@@ -367,6 +367,7 @@ def test_conf_is_found_and_torch_is_not_loaded(layout: list[str], tmp_path: Path
     (tmp_path / "visual_rft").mkdir()
     (tmp_path / "visual_rft/__init__.py").touch()
     shutil.copytree(Path(config.__file__).parent, tmp_path / "visual_rft/config")
+    shutil.copy(distributed.__file__, tmp_path / "visual_rft")
     for steps, place in enumerate(layout, start=1):
         (write_conf(tmp_path / place) / "task/digits.yaml").write_text(f"shots: {steps}\n")
     program = f"""

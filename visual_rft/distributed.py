@@ -4,16 +4,25 @@ Launchers say who is who by torchrun's variables: RANK, WORLD_SIZE, LOCAL_RANK, 
 """
 
 import os
+import re
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar, cast
+from types import FrameType
+from typing import TYPE_CHECKING, TypeVar, cast
 
-import torch
-import torch.distributed as dist
+if TYPE_CHECKING:  # else only where there are several ranks: an entry that refuses, or needs no tensors, starts in a tenth of the time
+    from torch.distributed import Store  # type: ignore[attr-defined]
 
 T = TypeVar("T")
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # Slurm sends the one when it preempts a job, the other when its time is nearly up
+GONE = re.compile(  # what gloo and NCCL say of a rank that does not answer; both say much else that is a defect here
+    r"[Cc]onnection (was )?(closed|reset|refused)|Broken pipe|Timed out waiting|timeout caused pair closure|ncclRemoteError|remote process exited"
+)
 
 WAIT = timedelta(hours=2)  # for the slowest rank: the first one scores evaluations of thousands of images while the others wait
 
@@ -41,9 +50,15 @@ class World:
         """Each rank's value, in the order of their ranks, on every rank."""
         if self.size == 1:
             return [value]
+        import torch.distributed as dist
+
         values: list[T | None] = [None] * self.size
         dist.all_gather_object(values, value)
         return cast(list[T], values)
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is true of any rank."""
+        return True in self.gather(flag)
 
     def each(self, action: Callable[[], T]) -> T:
         """What `action` returns on this rank. A ValueError of any rank is raised on all, so that none waits for one that has given up."""
@@ -66,27 +81,87 @@ class World:
         return cast(T, self.gather(mine)[0])
 
 
+class Preempted(Exception):
+    """The run was asked to stop and has saved what it needs to go on; its text is one line. Every rank raises it at the same place."""
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Within the block SIGTERM and SIGUSR1 only set a flag; what is given says whether one has come. Main thread only."""
+    came: list[int] = []
+
+    def remember(number: int, _: FrameType | None) -> None:
+        came.append(number)
+
+    before = {number: signal.signal(number, remember) for number in STOP_SIGNALS}
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+ALONE = World()
+
+
 @contextmanager
 def join() -> Iterator[World]:
-    """The world of this process, by the launcher's variables; alone where there are none. Leaves it when the block ends well."""
-    if dist.is_initialized():
+    """The world of this process, by the launcher's variables; alone where there are none. Leaves it when the block ends well.
+
+    Raises ValueError where the ranks cannot find each other.
+    """
+    if is_joined():
         yield _world()
         return
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield World()
         return
-    # Both: tensors of either kind are gathered, objects by the CPU.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=WAIT)
+    import torch.distributed as dist
+
+    try:
+        dist.init_process_group(_backend(), timeout=WAIT)
+    except dist.DistError as error:
+        place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise ValueError(f"MASTER_ADDR:MASTER_PORT={place}: the ranks cannot meet there ({error}); name a free port of the first machine") from error
     yield _world()
     dist.destroy_process_group()
 
 
+def is_joined() -> bool:
+    """Whether this process has a process group."""
+    dist = sys.modules.get("torch.distributed")
+    return dist is not None and dist.is_initialized()
+
+
+def board() -> "Store":
+    """Where ranks leave each other notes when one of them can no longer be trusted to answer a collective call."""
+    from torch.distributed.distributed_c10d import _get_default_store  # the one that the group has met by; torch shows it nowhere else
+
+    return _get_default_store()
+
+
+def is_gone(error: BaseException) -> bool:
+    """Whether an error says that another rank no longer answers; one that says anything else is a defect of its own."""
+    dist = sys.modules.get("torch.distributed")
+    return dist is not None and isinstance(error, RuntimeError) and GONE.search(str(error)) is not None  # gloo raises no type of its own
+
+
 def alone() -> None:
     """A process group of this process only, for what shards weights even where there is one device."""
+    import torch.distributed as dist
+
     if not dist.is_initialized():
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group(_backend(), store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+
+
+def _backend() -> str:
+    """Both where there is CUDA: tensors of either kind are gathered, objects by the CPU."""
+    import torch
+
+    return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
 
 
 def _world() -> World:
+    import torch.distributed as dist
+
     return World(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -91,8 +92,8 @@ def _by_model(job: Job[EvaluateConfig], task: Task, questions: Sequence[Example]
     folder = _create(job, str(policy.device), {"test": fingerprint(questions)})
     with Console(0) as console, console.stage("evaluate", len(questions)) as advance:
         tokens, together, workers = c.algorithm.max_completion_tokens, c.hardware.decoded_together, c.hardware.workers
-        answers = answer(policy, processor, questions, max_tokens=tokens, together=together, workers=workers)
-        evaluation = evaluate(task, questions, answers, advance)
+        ask = partial(answer, policy, processor, max_tokens=tokens, together=together, workers=workers)
+        evaluation = evaluate(task, questions, ask, advance)
     folder.write_answers("evaluation", questions, evaluation.texts)
     return folder, evaluation, {"model": model.name, "path": model.path}
 
@@ -111,10 +112,7 @@ def _by_predictions(job: Job[EvaluateConfig], task: Task, questions: Sequence[Ex
 
 
 def _create(job: Job[EvaluateConfig], device: str, fingerprints: Mapping[str, str]) -> RunFolder:
-    folder = RunFolder.create(job.folder)
-    folder.write_config(job.yaml)
-    folder.write_environment(environment(device, fingerprints))
-    return folder
+    return job.world.first(lambda: RunFolder.create(job.folder, job.yaml, environment(device, fingerprints)))
 
 
 def model_of(folder: Path, task: str, *, task_typed: bool) -> ModelOptions:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from visual_rft.distributed import ALONE, World
 from visual_rft.tasks.task import Task
 from visual_rft.tracking.pictures import Picture
 from visual_rft.vocabulary import Answer, Completion, Example, Refusal, Scores
@@ -39,14 +40,23 @@ class Evaluation:
         return {**self.scores.values, "by category": dict(self.scores.by_category), "refused": refused}
 
 
-def evaluate(task: Task, questions: Sequence[Example], answers: Iterable[tuple[int, Completion]], advance: Callable[[int], None]) -> Evaluation:
-    """Scores the completions that come, one for each question, with its number and in any order; `advance` is told of each."""
+def evaluate(
+    task: Task,
+    questions: Sequence[Example],
+    answer: Callable[[Sequence[Example]], Iterable[tuple[int, Completion]]],
+    advance: Callable[[int], None],
+    world: World = ALONE,
+) -> Evaluation:
+    """Scores one completion for each question. `answer` is given this rank's, and gives a completion of each, with its number among them, in any
+    order; `advance` is told of each."""
     started = time.perf_counter()
-    texts = [""] * len(questions)
-    for number, completion in answers:
+    share = world.share(len(questions))
+    texts = [""] * len(share)
+    for number, completion in answer(questions[share.start : share.stop]):
         texts[number] = completion.text
         advance(1)
-    return judge(task, questions, texts, started)
+    everyone = [text for of_rank in world.gather(texts) for text in of_rank]
+    return world.first(lambda: judge(task, questions, everyone, started))
 
 
 def judge(task: Task, questions: Sequence[Example], texts: list[str], started: float) -> Evaluation:

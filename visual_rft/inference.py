@@ -37,6 +37,8 @@ class Asked:
 
 def prepare(processor: Processor, examples: Sequence[Example]) -> Prepared:
     """The examples' questions and images; an image asked about several times is processed once."""
+    if not examples:
+        return Prepared((), (), Pixels(torch.empty(0, 0), torch.empty(0, 3, dtype=torch.int64)))
     rows = {image_id: row for row, image_id in enumerate(dict.fromkeys(e.image_id for e in examples))}
     images = {e.image_id: e.image for e in examples}
     pixels = processor.pixels([images[image_id] for image_id in rows])
@@ -82,18 +84,19 @@ def ask(policy: Policy, prepared: Prepared) -> Asked:
 
 
 def sample_groups(
-    engine: Engine, processor: Processor, asked: Asked, features: Sequence[torch.Tensor], seed: Sequence[int]
+    engine: Engine, processor: Processor, asked: Asked, features: Sequence[torch.Tensor], numbers: Sequence[int], seed: Sequence[int]
 ) -> Iterator[tuple[int, tuple[Completion, ...]]]:
-    """A group of completions of each prompt, with the prompt's number, in the order in which they are done.
+    """A group of completions of each prompt, with the prompt's index, in the order in which they are done.
 
-    Completion (p, g) has a random stream of its own, seeded by its role and (*seed, p, g).
+    Completion (p, g) has a random stream of its own, seeded by its role and (*seed, p, g), where p is the number that its prompt has in the step,
+    on whatever rank.
     """
     requests = (
         Request(prompt, [features[image] for image in prompt.images], [[Role.COMPLETION, *seed, p, g] for g in range(engine.group)])
-        for p, prompt in enumerate(asked.prompts)
+        for p, prompt in zip(numbers, asked.prompts, strict=True)
     )
-    for p, sampled in engine.run(requests):
-        yield p, completions(processor, sampled)
+    for index, sampled in engine.run(requests):
+        yield index, completions(processor, sampled)
 
 
 def answer(

@@ -4,21 +4,26 @@ Axes: P prompts a step, G completions a prompt, B rows of one micro-batch, T com
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, zip_longest
 from math import isfinite
 
 import torch
 from torch import Tensor
 
 from visual_rft.algorithm import AlgorithmOptions
+from visual_rft.distributed import ALONE, World
 from visual_rft.inference import Asked
 from visual_rft.losses import Aggregation, aggregate, policy_loss
 from visual_rft.measurements import logprob_gap
 from visual_rft.models.packing import cut, stream_length
 from visual_rft.models.policy import Features, Policy, TokenScores
+from visual_rft.models.processor import Pixels
 from visual_rft.optimizer import Optimizer
 from visual_rft.vocabulary import Batch, Group
+
+NOTHING = Batch((), (), (), None, None)  # what a rank computes while another has a micro-batch more
 
 
 @dataclass(frozen=True)
@@ -41,36 +46,59 @@ class Update:
 @dataclass(frozen=True)
 class Work:
     """What an update is computed from: the prompts and pixels of a step, features_LCH of each image (without gradient), the micro-batches of its
-    groups, and their advantages."""
+    groups in rounds (an image is shown in one round only), and their advantages. Every rank has as many rounds, and micro-batches in each."""
 
     asked: Asked
     features: Sequence[Tensor]
-    batches: Sequence[Batch]
+    rounds: Sequence[Sequence[Batch]]
     advantages_PG: Tensor
 
 
-class Learner:
-    """The policy, the reference it is held near, and the optimizer that moves it; `budget` is in tokens of a micro-batch's streams."""
+def _same_pace(_: str) -> float:
+    return 1.0
 
-    def __init__(self, policy: Policy, reference: Policy | None, algorithm: AlgorithmOptions, budget: int) -> None:
-        self.policy, self.reference, self.algorithm, self.budget = policy, reference, algorithm, budget
-        self.optimizer = Optimizer(policy, weight_decay=algorithm.weight_decay)
+
+class Learner:
+    """The policy, the reference it is held near, and the optimizer that moves it; `budget` is in tokens of a micro-batch's streams.
+
+    Each rank of the `world` has groups of its own; losses, gradients and figures are those of all groups together.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        reference: Policy | None,
+        algorithm: AlgorithmOptions,
+        budget: int,
+        *,
+        world: World = ALONE,
+        pace: Callable[[str], float] = _same_pace,
+    ) -> None:
+        self.policy, self.reference, self.algorithm, self.budget, self.world = policy, reference, algorithm, budget, world
+        self.optimizer = Optimizer(policy.model, weight_decay=algorithm.weight_decay, pace=pace)
 
     @torch.no_grad()
-    def pack(self, groups: Sequence[Group], asked: Asked, features: Sequence[Tensor]) -> list[Batch]:
+    def pack(self, groups: Sequence[Group], asked: Asked, features: Sequence[Tensor]) -> list[list[Batch]]:
         """The groups in micro-batches, those about one image beside each other, with the logprobs that stay fixed over the updates of this step."""
         order = sorted(range(len(groups)), key=lambda p: asked.prompts[p].images)
         lengths = [stream_length(asked.prompts[p], [c.tokens_T for c in groups[p].completions]) for p in order]
         # A frozen tower is the reference's, too.
-        shown = features if self.reference is None or self.policy.tower_is_frozen else self.reference.encode(asked.pixels)
-        batches = []
-        for part in cut(lengths, self.budget):
-            numbers = tuple(order[i] for i in part)
-            batch = Batch(numbers, tuple(groups[p] for p in numbers), tuple(asked.prompts[p] for p in numbers), None, None)
-            old_BT = self.scores(self.policy, batch, features).logprobs_BT if self.algorithm.updates_per_batch > 1 else None
-            reference_BT = self.scores(self.reference, batch, shown).logprobs_BT if self.reference else None
-            batches.append(replace(batch, old_logprobs_BT=old_BT, reference_logprobs_BT=reference_BT))
-        return batches
+        shown = features if self.reference is None or self.policy.tower_is_frozen else self.encode(self.reference, asked.pixels)
+        cuts = [tuple(order[i] for i in part) for part in cut(lengths, self.budget)]
+        batches = [Batch(numbers, tuple(groups[p] for p in numbers), tuple(asked.prompts[p] for p in numbers), None, None) for numbers in cuts]
+        rounds = [batches] if self.policy.tower_is_frozen else list(sharing_images(batches))
+        return [[self._with_fixed(batch, features, shown) for batch in together] for together in self._even(rounds)]
+
+    def _even(self, rounds: Sequence[Sequence[Batch]]) -> list[list[Batch]]:
+        """The same number of rounds and micro-batches on every rank: a pass gathers weights from all of them, so all must make it."""
+        most = [max(sizes) for sizes in zip_longest(*self.world.gather([len(batches) for batches in rounds]), fillvalue=0)]
+        rounds = [*rounds, *[[]] * (len(most) - len(rounds))]
+        return [[*batches, *[NOTHING] * (size - len(batches))] for batches, size in zip(rounds, most, strict=True)]
+
+    def _with_fixed(self, batch: Batch, features: Sequence[Tensor], shown: Sequence[Tensor]) -> Batch:
+        old_BT = self.scores(self.policy, batch, features).logprobs_BT if self.algorithm.updates_per_batch > 1 else None
+        reference_BT = self.scores(self.reference, batch, shown).logprobs_BT if self.reference else None
+        return replace(batch, old_logprobs_BT=old_BT, reference_logprobs_BT=reference_BT)
 
     def updates(self, work: Work, learning_rate: float) -> list[Update]:
         """The optimizer steps on one batch, up to the first that is at fault; that one leaves the weights alone."""
@@ -87,15 +115,16 @@ class Learner:
         return Update(measured | {"policy/grad_norm": norm, "policy/lr": learning_rate}, unsound)
 
     def backward(self, work: Work) -> tuple[dict[str, float], list[str]]:
-        """The gradients of the whole batch, added up over its micro-batches; what was measured on the way, and the examples of micro-batches whose
-        loss is not finite."""
-        completions = [c for batch in work.batches for group in batch.groups for c in group.completions]
-        by_sequence = self.algorithm.aggregation is Aggregation.sequence
-        total = len(completions) if by_sequence else sum(len(c.tokens_T) for c in completions)
+        """The gradients of the whole batch, added up over its micro-batches and ranks; what was measured on the way, and the examples of
+        micro-batches whose loss is not finite."""
+        total = self._total([batch for batches in work.rounds for batch in batches])
         summed: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.policy.device))
         gaps, losses = [], []
         for batch, features in self.seen(work):
             scores = self.scores(self.policy, batch, features)
+            if not batch.groups:
+                (scores.logprobs_BT.sum() * 0.0).backward()
+                continue
             loss, metrics = policy_loss(
                 logprobs_BT=scores.logprobs_BT,
                 old_logprobs_BT=scores.logprobs_BT.detach() if batch.old_logprobs_BT is None else batch.old_logprobs_BT,
@@ -109,28 +138,51 @@ class Learner:
             metrics["policy/entropy"] = aggregate(scores.entropy_BT, mask_BT=scores.mask_BT, aggregation=self.algorithm.aggregation, total=total)
             for name, value in metrics.items():
                 summed[name] += value
-            losses.append(loss.detach())
+            losses.append((batch, loss.detach()))
             gaps.append(logprob_gap(scores, batch.groups))
-        sound = torch.stack(losses).isfinite().tolist()
-        unsound = [group.example.id for batch, is_sound in zip(work.batches, sound, strict=True) if not is_sound for group in batch.groups]
-        gap = torch.stack(gaps).max().item()  # of NaN and a number: NaN
-        return {name: value.item() for name, value in summed.items()} | {"rollout/trainer_logprob_gap": gap}, unsound
+        measured = {name: value.item() for name, value in summed.items()}
+        gap = torch.stack(gaps).max().item() if gaps else 0.0
+        unsound = [group.example.id for batch, loss in losses if not loss.isfinite() for group in batch.groups]
+        return self._of_all(measured, gap, unsound)
+
+    def _total(self, batches: Sequence[Batch]) -> int:
+        """What the loss is a mean of: completions, or tokens, of all ranks."""
+        completions = [c for batch in batches for group in batch.groups for c in group.completions]
+        by_sequence = self.algorithm.aggregation is Aggregation.sequence
+        return sum(self.world.gather(len(completions) if by_sequence else sum(len(c.tokens_T) for c in completions)))
+
+    def _of_all(self, measured: dict[str, float], gap: float, unsound: list[str]) -> tuple[dict[str, float], list[str]]:
+        everyone = self.world.gather((measured, gap, unsound))
+        names = dict.fromkeys(chain.from_iterable(measured for measured, _, _ in everyone))
+        summed = {name: sum(measured.get(name, 0.0) for measured, _, _ in everyone) for name in names}
+        gap = torch.tensor([gap for _, gap, _ in everyone], dtype=torch.float64).max().item()  # of NaN and a number: NaN
+        return summed | {"rollout/trainer_logprob_gap": gap}, [example for _, _, unsound in everyone for example in unsound]
 
     def seen(self, work: Work) -> Iterator[tuple[Batch, Features]]:
         """The micro-batches, each with the features of its images. Where the tower is trained, an image is encoded once for all the micro-batches
         that show it: their gradients by its features add up, and pass through the tower together."""
         if self.policy.tower_is_frozen:
-            yield from ((batch, work.features) for batch in work.batches)
+            yield from ((batch, work.features) for batches in work.rounds for batch in batches)
             return
-        for batches in sharing_images(work.batches):
+        for batches in work.rounds:
             images = sorted({image for batch in batches for prompt in batch.prompts for image in prompt.images})
-            encoded = self.policy.encode(work.asked.pixels.of(images)) if images else ()
+            encoded = self.encode(self.policy, work.asked.pixels.of(images))
             leaves = [features.detach().requires_grad_() for features in encoded]
-            yield from ((batch, dict(zip(images, leaves, strict=True))) for batch in batches)
-            torch.autograd.backward(encoded, [leaf.grad for leaf in leaves])
+            shown = dict(zip(images, leaves, strict=False))  # no image: those of the blank one are shown to nobody
+            yield from ((batch, shown) for batch in batches)
+            torch.autograd.backward(encoded, [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves])
+
+    def encode(self, policy: Policy, pixels: Pixels) -> Sequence[Tensor]:
+        """Features_LCH of each image; beside other ranks, which have images, those of a blank one where there is none."""
+        if len(pixels.grid_I3) == 0 and self.world.size == 1:
+            return ()
+        return policy.encode(pixels if len(pixels.grid_I3) else policy.blank)
 
     def scores(self, policy: Policy, batch: Batch, features: Features) -> TokenScores:
-        """Logprobs of a micro-batch's completions under a policy, at the sampling temperature."""
+        """Logprobs of a micro-batch's completions under a policy, at the sampling temperature; those of a word about nothing where there are none."""
+        if not batch.groups:
+            word = self.policy.word
+            return policy((self.policy.prompt(word, (), torch.empty(0, 3)),), (), ((word,),), self.algorithm.temperature)
         return policy(batch.prompts, features, [[c.tokens_T for c in group.completions] for group in batch.groups], self.algorithm.temperature)
 
 

@@ -1,4 +1,4 @@
-"""Which run `resume=auto` goes on with, and from which of its checkpoints."""
+"""Which run `resume=auto` goes on with."""
 
 import fcntl
 from contextlib import suppress
@@ -9,8 +9,6 @@ from typing import Any, BinaryIO
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
-
-STATE = "trainer.pt"  # beside the weights of a checkpoint that a run can go on from
 
 
 class Resume(StrEnum):
@@ -63,16 +61,6 @@ def hold(folder: Path) -> BinaryIO:
     with suppress(OSError):  # a file system without locks
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     return file
-
-
-def newest_state(folder: Path) -> Path | None:
-    """The latest checkpoint of a run that it can go on from."""
-    return max((path.parent for path in (folder / "checkpoints").glob(f"step_[0-9]*/{STATE}")), key=step_of, default=None)
-
-
-def step_of(checkpoint: Path) -> int:
-    """The steps that were done when a checkpoint was saved."""
-    return int(checkpoint.name.removeprefix("step_"))
 
 
 def _config_of(folder: Path) -> str:

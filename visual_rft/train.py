@@ -7,53 +7,44 @@
 Evaluates, trains, evaluates again on the same unseen images. Everything is in the run folder; the table is on stdout.
 """
 
-import copy
 import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from pickle import UnpicklingError
+from statistics import fmean
 from typing import Any
 
-import torch
 from omegaconf import MISSING
+from safetensors import SafetensorError
 
-from visual_rft import hardware, workload
+from visual_rft import hardware, policies, storage, workload
 from visual_rft.algorithm import AlgorithmOptions
+from visual_rft.checkpoint import CheckpointOptions, Checkpoints, newest, note
 from visual_rft.config import Job, start
+from visual_rft.distributed import Preempted, interruptible
 from visual_rft.evaluation import Evaluation, evaluate, gallery, judge, outcome
-from visual_rft.hardware import HardwareOptions, Machine
+from visual_rft.hardware import HardwareOptions
 from visual_rft.inference import answer
+from visual_rft.journal import Journal, Written
 from visual_rft.models import loading
 from visual_rft.models.loading import ModelOptions
-from visual_rft.resuming import STATE, Resume, find_run, hold, is_finished, newest_state
+from visual_rft.resuming import Resume, find_run, hold, is_finished
 from visual_rft.rewards.options import RewardOptions
 from visual_rft.sources import predictions
 from visual_rft.sources.few_shot import fingerprint
 from visual_rft.sources.jsonl import read_text
 from visual_rft.sources.options import DataOptions
-from visual_rft.tasks.task import Task, TaskOptions
+from visual_rft.tasks.task import TaskOptions
 from visual_rft.tracking.console import Console, print_table, score_rows, sweep_row
-from visual_rft.tracking.loggers import SCHEMAS, Logger, LoggerOptions, open_logger
-from visual_rft.tracking.report import Report, write_report
-from visual_rft.tracking.runfolder import RunFolder, environment, rollout_records
-from visual_rft.trainer import Step, Trainer
+from visual_rft.tracking.loggers import SCHEMAS, LoggerOptions, open_logger
+from visual_rft.tracking.runfolder import RunFolder, environment
+from visual_rft.trainer import Trainer
 from visual_rft.vocabulary import Example
-
-
-@dataclass
-class CheckpointOptions:
-    """Weights, and what a run needs to go on from them, are saved every `every` steps (0: never); the weights alone at the end."""
-
-    every: int
-
-    def __post_init__(self) -> None:
-        if self.every < 0:
-            raise ValueError(f"checkpoint.every={self.every}: must be 0 (only at the end) or a number of steps")
 
 
 @dataclass
@@ -83,123 +74,109 @@ class TrainConfig:
 
 def run(job: Job[TrainConfig]) -> Path:
     """One training run, from a checked configuration to a finished run folder, which it returns."""
-    c, started = job.config, time.perf_counter()
-    interrupted = find_run(job.folder, job.yaml) if c.resume is Resume.auto else None
+    c, world, started = job.config, job.world, time.perf_counter()
+    interrupted = world.first(lambda: find_run(job.folder, job.yaml) if c.resume is Resume.auto else None)
     if interrupted and is_finished(interrupted):
-        print(f"{interrupted}: this run has finished; nothing is left to do", file=sys.stderr)
+        if world.is_first:
+            print(f"{interrupted}: this run has finished; nothing is left to do", file=sys.stderr)
         return _instead(job.folder, interrupted)
     task = workload.task(c.task, c.rewards)
-    examples, questions = workload.train_examples(c.task, c.data), workload.test_questions(c.task, c.data)
-    machine = hardware.prepare(c.hardware, c.seed)
-    trainer = make_trainer(task, c.model, c.algorithm, c.hardware, machine)
+    examples, questions = world.each(lambda: (workload.train_examples(c.task, c.data), workload.test_questions(c.task, c.data)))
+    machine = hardware.prepare(c.hardware, c.seed, world)
+    models = policies.load(c.model, c.hardware, machine, world, with_reference=c.algorithm.kl.coefficient > 0)
+    trainer = Trainer(models, task, c.algorithm, c.hardware, world)
     trainer.check_rollout(examples[:2], c.seed)
+    facts = environment(str(models.speaker.device), {"train": fingerprint(examples), "test": fingerprint(questions)})
+    folder = RunFolder(_instead(job.folder, interrupted)) if interrupted else world.first(lambda: RunFolder.create(job.folder, job.yaml, facts))
+    checkpoints = Checkpoints(folder.checkpoints, c.checkpoint, world, lambda place: loading.save_beside(models.speaker, models.processor, place))
+    checkpoints.check_room(trainer.tensors())
     if interrupted:
-        folder = RunFolder(_instead(job.folder, interrupted))
-        started -= go_on(trainer, folder, c.model, machine)
-    else:
-        folder = begin(job, environment(str(trainer.policy.device), {"train": fingerprint(examples), "test": fingerprint(questions)}))
-    logger = open_logger(c.logger, folder=folder.path, name=f"{c.task.name} seed {c.seed}", config=job.plain)
+        started -= go_on(trainer, folder, facts)
 
-    with hold(folder.path), Console(c.steps) as console:
-        log = Log(folder, logger, console)
-        before = recall(task, questions, folder) if trainer.progress.steps else examine(trainer, questions, log, "before")
+    with told(job, folder) as journal, interruptible() as is_asked_to_stop:
+        before = recall(trainer, questions, folder) if trainer.progress.steps else examine(trainer, questions, journal, "before")
         if not trainer.progress.steps:
-            log.metrics(0, before.metrics())
-        console.final_seconds = before.seconds
+            journal.metrics(0, before.metrics())
+        rewards: list[float] = []  # since the last checkpoint
         for step in trainer.run(examples, steps=c.steps, prompts_per_step=c.prompts_per_step, learning_rate=c.model.learning_rate, seed=c.seed):
-            log.rollouts(step)
-            if step.fatal:
-                log.metrics(step.number, step.metrics)
-                raise ValueError(step.fatal)
-            checkpoint = folder.checkpoints / f"step_{step.number:06d}"
+            rewards.append(step.metrics["reward/mean"])
+            journal.rollouts(step)
             if step.number == c.steps:
-                loading.save(trainer.policy, trainer.processor, checkpoint)
-                after = examine(trainer, questions, log, "after")
-                log.metrics(step.number, step.metrics | after.metrics())
-            else:
-                log.metrics(step.number, step.metrics)
-                if c.checkpoint.every and step.number % c.checkpoint.every == 0:
-                    loading.save(trainer.policy, trainer.processor, checkpoint, trainer=trainer.state())
+                checkpoints.save(step.number, models.whole_weights(), {}, fmean(rewards))
+                after = examine(trainer, questions, journal, "after")
+                journal.metrics(step.number, step.metrics | after.metrics())
+                break
+            journal.metrics(step.number, step.metrics)
+            if step.fatal:
+                raise ValueError(step.fatal)
+            stop = world.any(is_asked_to_stop())
+            if stop or (c.checkpoint.every and step.number % c.checkpoint.every == 0):
+                checkpoints.save(step.number, trainer.tensors(), {"trainer": trainer.note()}, fmean(rewards))
+                rewards = []
+            if stop:
+                journal.say(checkpoints.settle(wait=True))
+                raise Preempted(f"{folder.path}: stopped by a signal after step {step.number}; the same command with resume=auto goes on")
+            journal.say(checkpoints.settle())
+        journal.say(checkpoints.settle(wait=True))
 
-    cost = {"steps": c.steps, "seed": c.seed, "seconds": round(time.perf_counter() - started, 1)}
-    summary = {"task": c.task.name, "model": c.model.name} | outcome(before, after) | {"questions": len(questions)} | cost
-    pictures = gallery(questions, {"before": before, "after": after}, c.logger.report_images)
-    folder.write_summary(summary)
-    write_report(folder.path / "report.html", Report.of(folder.path, summary, pictures))
-    logger.log_gallery(c.steps, pictures)
-    logger.finish(summary)
+        cost = {"steps": c.steps, "seed": c.seed, "seconds": round(time.perf_counter() - started, 1)}
+        summary = {"task": c.task.name, "model": c.model.name} | outcome(before, after) | {"questions": len(questions)} | cost
+        journal.end(c.steps, summary, gallery(questions, {"before": before, "after": after}, c.logger.report_images))
     return folder.path
 
 
-def begin(job: Job[TrainConfig], machine: Mapping[str, Any]) -> RunFolder:
-    """A new run folder that says what the run is and where it is made."""
-    folder = RunFolder.create(job.folder)
-    folder.write_config(job.yaml)
-    folder.write_environment(machine)
-    return folder
+@contextmanager
+def told(job: Job[TrainConfig], folder: RunFolder) -> Iterator[Journal]:
+    """The journal of this rank, while the run goes on and holds its folder."""
+    if not job.world.is_first:
+        yield Journal()
+        return
+    c = job.config
+    logger = open_logger(c.logger, folder=folder.path, name=f"{c.task.name} seed {c.seed}", config=job.plain)
+    with hold(folder.path), Console(c.steps) as console:
+        yield Written(folder, logger, console)
 
 
-def make_trainer(task: Task, model: ModelOptions, algorithm: AlgorithmOptions, options: HardwareOptions, machine: Machine) -> Trainer:
-    """The policy, a frozen copy of it as reference unless β is 0, and what trains it."""
-    policy, processor = loading.load(model, machine)
-    reference = copy.deepcopy(policy).requires_grad_(False) if algorithm.kl.coefficient else None
-    return Trainer(policy, reference, processor, task, algorithm, options)
-
-
-@dataclass(frozen=True)
-class Log:
-    """Where a run is written down: its folder, its logger and the console, all told the same."""
-
-    folder: RunFolder
-    logger: Logger
-    console: Console
-
-    def rollouts(self, step: Step) -> None:
-        """What a step sampled; and why its update was skipped, if it was."""
-        records = rollout_records(step.number, step.groups, step.rewards_PG, step.totals_PG, step.advantages_PG)
-        self.folder.log_rollouts(step.number, records)
-        self.logger.log_rollouts(step.number, records)
-        if step.skipped:
-            saved = self.folder.save_skipped(step.number, step.groups, step.advantages_PG)
-            self.console.say(f"step {step.number}: the update is skipped, since {step.skipped}; its batch is in {saved}")
-
-    def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-        """The step's numbers; step 0 is the base model."""
-        self.folder.log_metrics(step, metrics)
-        self.logger.log_metrics(step, metrics)
-        self.console.step(step, metrics)
-
-
-def examine(trainer: Trainer, questions: Sequence[Example], log: Log, name: str) -> Evaluation:
+def examine(trainer: Trainer, questions: Sequence[Example], journal: Journal, name: str) -> Evaluation:
     """Asks the policy, as it is now, every test question."""
     tokens, together, workers = trainer.algorithm.max_completion_tokens, trainer.hardware.decoded_together, trainer.hardware.workers
-    with log.console.stage(f"evaluate {name}", len(questions)) as advance:
-        answers = answer(trainer.policy, trainer.processor, questions, max_tokens=tokens, together=together, workers=workers)
-        evaluation = evaluate(trainer.task, questions, answers, advance)
-    log.folder.write_answers(name, questions, evaluation.texts)
+    ask = partial(answer, trainer.speaker, trainer.processor, max_tokens=tokens, together=together, workers=workers)
+    with journal.stage(f"evaluate {name}", len(trainer.world.share(len(questions)))) as advance:
+        evaluation = evaluate(trainer.task, questions, ask, advance, trainer.world)
+    journal.answers(name, questions, evaluation)
     return evaluation
 
 
-def recall(task: Task, questions: Sequence[Example], folder: RunFolder) -> Evaluation:
+def recall(trainer: Trainer, questions: Sequence[Example], folder: RunFolder) -> Evaluation:
     """The evaluation of the base model that an interrupted run has made already."""
     started, file = time.perf_counter(), str(folder.path / "answers_before.jsonl")
-    return judge(task, questions, predictions.completions(file, read_text(file), questions), started)
+    return trainer.world.first(lambda: judge(trainer.task, questions, predictions.completions(file, read_text(file), questions), started))
 
 
-def go_on(trainer: Trainer, folder: RunFolder, model: ModelOptions, machine: Machine) -> float:
+def go_on(trainer: Trainer, folder: RunFolder, facts: Mapping[str, Any]) -> float:
     """Puts policy, optimizer and logs back to where the newest checkpoint was saved; to the beginning where there is none. Returns the seconds that
     the steps before it took."""
-    checkpoint = newest_state(folder.path)
+    world = trainer.world
+    checkpoint = world.first(lambda: newest(folder.checkpoints))
     if checkpoint:
-        try:
-            saved, _ = loading.load(replace(model, path=str(checkpoint)), machine)
-            trainer.policy.load_state_dict(saved.state_dict())
-            trainer.load_state(torch.load(checkpoint / STATE, weights_only=True))
-        except (OSError, EOFError, RuntimeError, UnpicklingError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{checkpoint}: damaged; delete it to go on from the one before it") from error
-    folder.rewind(trainer.progress.steps if checkpoint else -1)
-    print(f"{folder.path}: goes on after step {trainer.progress.steps}", file=sys.stderr)
+        trainer.go_on(world.each(lambda: _read(checkpoint, trainer)))
+    world.first(lambda: _rewind(folder, trainer.progress.steps if checkpoint else -1, facts))
     return folder.seconds()
+
+
+def _rewind(folder: RunFolder, step: int, facts: Mapping[str, Any]) -> None:
+    folder.write_environment(facts)
+    folder.rewind(step)
+    print(f"{folder.path}: goes on after step {max(step, 0)}", file=sys.stderr)
+
+
+def _read(checkpoint: Path, trainer: Trainer) -> dict[str, int]:
+    try:
+        storage.read(checkpoint, trainer.tensors())
+        noted: dict[str, int] = note(checkpoint)["trainer"]
+    except (OSError, RuntimeError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{checkpoint}: damaged; delete it to go on from the one before it") from error
+    return noted
 
 
 def _instead(made: Path, folder: Path) -> Path:

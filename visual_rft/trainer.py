@@ -10,19 +10,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from visual_rft.advantages import group_advantages, shuffled_group_advantages
 from visual_rft.algorithm import Advantage, AlgorithmOptions
+from visual_rft.distributed import ALONE, World
 from visual_rft.hardware import HardwareOptions
 from visual_rft.inference import Asked, Prepared, ask, prepare, prepare_ahead, sample_groups
 from visual_rft.learner import Learner, Work
 from visual_rft.measurements import Stopwatch, batch_metrics, logprob_gap, mean_metrics
-from visual_rft.models.policy import Policy
-from visual_rft.models.processor import Processor
+from visual_rft.policies import Models
 from visual_rft.rollout.engine import Decoding, Engine
 from visual_rft.seeding import Role, stream
 from visual_rft.sources.stream import step_examples
@@ -76,21 +75,29 @@ class Trainer:
 
     engine: Engine
 
-    def __init__(
-        self, policy: Policy, reference: Policy | None, processor: Processor, task: Task, algorithm: AlgorithmOptions, hardware: HardwareOptions
-    ) -> None:
-        self.policy, self.processor, self.task, self.algorithm, self.hardware = policy, processor, task, algorithm, hardware
-        self.learner = Learner(policy, reference, algorithm, hardware.tokens_per_micro_batch)
+    def __init__(self, models: Models, task: Task, algorithm: AlgorithmOptions, hardware: HardwareOptions, world: World = ALONE) -> None:
+        self.models, self.task, self.algorithm, self.hardware, self.world = models, task, algorithm, hardware, world
+        self.processor, self.speaker = models.processor, models.speaker
+        budget = hardware.tokens_per_micro_batch
+        self.learner = Learner(models.policy, models.reference, algorithm, budget, world=world, pace=models.pace)
         self.progress = Progress()
 
-    def state(self) -> dict[str, Any]:
-        """All that a run is beside its weights: chance and data are functions of the seed and the step."""
-        return {"optimizer": self.learner.optimizer.state(), "progress": asdict(self.progress)}
+    def tensors(self) -> dict[str, Tensor]:
+        """With `note`, all that a run is, by name: chance and data are functions of the seed and the step. To go on from saved ones, read them into
+        these, then call `go_on`."""
+        optimizer = self.learner.optimizer
+        weights = dict(self.models.policy.model.named_parameters()) | optimizer.masters
+        return {name: weight.detach() for name, weight in weights.items()} | {f"optimizer.{name}": t for name, t in optimizer.state().items()}
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state` was taken; the policy's weights must be those of that moment."""
-        self.learner.optimizer.load_state(state["optimizer"])
-        self.progress = Progress(**state["progress"])
+    def note(self) -> dict[str, int]:
+        """How far the run is."""
+        return asdict(self.progress)
+
+    def go_on(self, note: Mapping[str, int]) -> None:
+        """Goes on from where `note` and the tensors were saved."""
+        self.learner.optimizer.publish()
+        self.models.tell_speaker()
+        self.progress = Progress(**note)
 
     def run(self, examples: Sequence[Example], *, steps: int, prompts_per_step: int, learning_rate: float, seed: int) -> Iterator[Step]:
         """What is left of `steps` steps over the training examples; the learning rate falls linearly to zero. Everything follows from the seed.
@@ -101,25 +108,32 @@ class Trainer:
         def asked_at(step: int) -> list[Example]:
             return step_examples(examples, step=step, prompts_per_step=prompts_per_step, seed=seed)
 
-        left, self.engine = range(self.progress.steps, steps), self.engine_for(prompts_per_step)
-        ahead = prepare_ahead(self.processor, asked_at, left, self.hardware.workers)
+        def mine(step: int) -> list[Example]:
+            return asked_at(step)[share.start : share.stop]
+
+        share = self.world.share(prompts_per_step)
+        left, self.engine = range(self.progress.steps, steps), self.engine_for(len(share))
+        ahead = prepare_ahead(self.processor, mine, left, self.hardware.workers)
         for step in left:
-            watch, questions = Stopwatch(), asked_at(step)
+            watch = Stopwatch()
             with beside() as judge:  # rewards are computed beside the rollout and the reference
                 with watch.stage("prepare"):
                     prepared = next(ahead)
                 with watch.stage("encode"):
                     asked, features = self.look(prepared)
                 with watch.stage("rollout"):
-                    groups, pending = self.sample(questions, asked, features, judge, seed=(seed, step))
+                    groups, pending = self.sample(mine(step), share, asked, features, judge, seed=(seed, step))
                 with watch.stage("reference"):
-                    batches = self.learner.pack(groups, asked, features)
+                    rounds = self.learner.pack(groups, asked, features)
                 with watch.stage("reward"):
-                    rewards_PG = [rewards.result() for rewards in pending]
+                    judged = [rewards.result() for rewards in pending]
+            groups, rewards_PG = self.of_all(groups, judged, asked_at(step))
             totals_PG = torch.tensor([[self.task.total(r) for r in rewards] for rewards in rewards_PG], dtype=torch.float64)
             advantages_PG = self.advantages(totals_PG, seed=(seed, step))
             with watch.stage("update"):
-                updates = self.learner.updates(Work(asked, features, batches, advantages_PG), learning_rate * (1 - step / steps))
+                work = Work(asked, features, rounds, advantages_PG[share.start : share.stop])
+                updates = self.learner.updates(work, learning_rate * (1 - step / steps))
+                self.models.tell_speaker()
             fault = updates[-1].fault()
             self.progress = self.progress.after(skipped=fault is not None)
             metrics = mean_metrics([update.metrics for update in updates]) | {"policy/skipped_steps": self.progress.skipped}
@@ -138,22 +152,23 @@ class Trainer:
         """What decodes the groups of so many prompts, all together where there is room."""
         a, group = self.algorithm, self.algorithm.group_size
         decoding = Decoding(a.max_completion_tokens, self.processor.end_id, a.temperature, a.top_p)
-        rows, fixed = min(self.hardware.decoded_together, prompts * group), self.policy.device.type == "cuda"
-        return Engine(self.policy, decoding, group=group, rows=rows, fixed=fixed)
+        rows, fixed = min(self.hardware.decoded_together, prompts * group), self.speaker.device.type == "cuda"
+        return Engine(self.speaker, decoding, group=group, rows=rows, fixed=fixed)
 
     @torch.no_grad()
     def look(self, prepared: Prepared) -> tuple[Asked, Sequence[Tensor]]:
         """The prompts, and the features of each image: one encode for everything that needs no gradient of the tower."""
-        asked = ask(self.policy, prepared)
-        return asked, self.policy.encode(asked.pixels)
+        asked = ask(self.speaker, prepared)
+        return asked, self.speaker.encode(asked.pixels) if asked.prompts else ()
 
     def sample(
-        self, questions: Sequence[Example], asked: Asked, features: Sequence[Tensor], judge: Executor, seed: tuple[int, int]
+        self, questions: Sequence[Example], numbers: range, asked: Asked, features: Sequence[Tensor], judge: Executor, seed: tuple[int, int]
     ) -> tuple[list[Group], list[Future[list[Reward]]]]:
-        """A group of completions of each question from the policy as it is, and their rewards, which `judge` is at work on."""
+        """A group of completions of each question, which have these numbers in the step, from the policy as it is, and their rewards, which `judge`
+        is at work on."""
         groups: dict[int, Group] = {}
         pending: dict[int, Future[list[Reward]]] = {}
-        for p, completions in sample_groups(self.engine, self.processor, asked, features, seed):
+        for p, completions in sample_groups(self.engine, self.processor, asked, features, numbers, seed):
             groups[p] = Group(questions[p], completions)
             pending[p] = judge.submit(self.rewards, groups[p])
         return [groups[p] for p in range(len(questions))], [pending[p] for p in range(len(questions))]
@@ -161,6 +176,13 @@ class Trainer:
     def rewards(self, group: Group) -> list[Reward]:
         """What each completion of a group earns."""
         return [self.task.reward(completion.text, group.example) for completion in group.completions]
+
+    def of_all(self, groups: Sequence[Group], judged: Sequence[list[Reward]], questions: Sequence[Example]) -> tuple[list[Group], list[list[Reward]]]:
+        """The groups of all ranks and their rewards, in the order of the step's questions."""
+        everyone = self.world.gather([(group.completions, rewards) for group, rewards in zip(groups, judged, strict=True)])
+        both = [pair for pairs in everyone for pair in pairs]
+        shown = [Group(question, completions) for question, (completions, _) in zip(questions, both, strict=True)]
+        return shown, [rewards for _, rewards in both]
 
     def advantages(self, totals_PG: Tensor, seed: tuple[int, int]) -> Tensor:
         """Advantages_PG of the rewards, by the algorithm's rule."""
@@ -172,9 +194,9 @@ class Trainer:
     def check_rollout(self, questions: Sequence[Example], seed: int) -> None:
         """Rollout and trainer must agree on what was sampled, or the ratio is wrong from the first step: ValueError if they do not."""
         asked, features = self.look(prepare(self.processor, questions))
-        sampled = dict(sample_groups(self.engine_for(len(questions)), self.processor, asked, features, (seed, 0)))
+        sampled = dict(sample_groups(self.engine_for(len(questions)), self.processor, asked, features, range(len(questions)), (seed, 0)))
         groups = tuple(Group(question, sampled[p]) for p, question in enumerate(questions))
-        scores = self.learner.scores(self.policy, Batch(tuple(range(len(groups))), groups, asked.prompts, None, None), features)
+        scores = self.learner.scores(self.models.policy, Batch(tuple(range(len(groups))), groups, asked.prompts, None, None), features)
         gap, tolerance = logprob_gap(scores, groups).item(), self.hardware.logprob_tolerance
         if not gap <= tolerance:
             raise ValueError(

@@ -1,25 +1,31 @@
 """A model folder in, a policy and its processor out. Loading never runs code from the folder: safetensors only, no remote code."""
 
 import os
+import re
 import shutil
 from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib.resources import files
 from math import inf
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
+from visual_rft import storage
 from visual_rft.hardware import Machine
 from visual_rft.models.policy import Policy
 from visual_rft.models.processor import Processor
+from visual_rft.models.sharding import Sharding, own_part, shard
 
 EMBEDDED = "embedded:"
 FAMILY = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+
+
+class Unsuitable(ValueError):
+    """A folder that can be read, with a model that is not for us."""
 
 
 class Part(StrEnum):
@@ -34,8 +40,8 @@ class Part(StrEnum):
 class ModelOptions:
     """`path` is a Hugging Face folder, or `embedded:NAME` for a checkpoint that ships with the package. Pixel limits are areas.
 
-    `learning_rate` is AdamW's at the first step: what is right for it depends on the model above all. Parts in `frozen` are not trained; with
-    both vision and merger among them an image is encoded once a step, whatever reads it.
+    `learning_rate` is AdamW's at the first step: what is right for it depends on the model above all; a part may have one of its own among
+    `learning_rates`. Parts in `frozen` are not trained; with both vision and merger among them an image is encoded once a step, whatever reads it.
     """
 
     name: str
@@ -44,6 +50,7 @@ class ModelOptions:
     max_pixels: int
     learning_rate: float
     frozen: list[Part] = field(default_factory=list)
+    learning_rates: dict[Part, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if set(self.frozen) == set(Part):
@@ -52,6 +59,15 @@ class ModelOptions:
             raise ValueError(f"model.min_pixels={self.min_pixels}: must be positive and at most model.max_pixels={self.max_pixels}")
         if not 0 < self.learning_rate < inf:
             raise ValueError(f"model.learning_rate={self.learning_rate}: must be a positive number")
+        for part, rate in self.learning_rates.items():
+            if not 0 < rate < inf:
+                raise ValueError(f"model.learning_rates.{part}={rate}: must be a positive number; model.frozen is for parts that are not trained")
+            if part in self.frozen:
+                raise ValueError(f"model.learning_rates.{part}={rate}: that part is in model.frozen; leave one of the two out")
+
+    def pace(self, parameter: str) -> float:
+        """How fast the parameters of this name move, as a multiple of the learning rate."""
+        return self.learning_rates.get(part_of(parameter), self.learning_rate) / self.learning_rate
 
 
 def folder(path: str) -> Path:
@@ -62,39 +78,98 @@ def folder(path: str) -> Path:
     return found
 
 
-def load(options: ModelOptions, machine: Machine) -> tuple[Policy, Processor]:
-    """The policy on a machine, its frozen parts without gradients, and its processor.
+def load(options: ModelOptions, machine: Machine, sharding: Sharding | None = None) -> tuple[Policy, Processor]:
+    """The policy on a machine, whole or spread over ranks, its frozen parts without gradients, and its processor.
 
-    Raises ValueError when the folder is absent, damaged or incomplete, or the model attends in a way that a packed stream cannot.
+    It is built without memory, and each rank reads only what it keeps. Raises ValueError when the folder is absent, damaged or incomplete, or the
+    model attends in a way that a packed stream cannot.
     """
+    policy, processor = _build(options, machine)
+    for name, parameter in policy.model.named_parameters():
+        parameter.requires_grad_(part_of(name) not in options.frozen)
+        if sharding and parameter.requires_grad:
+            parameter.data = parameter.data.to(sharding.kept_in)
+    if sharding:
+        shard(policy, sharding, machine.dtype)
+    _give_memory(policy, machine.device, torch.device("cpu") if sharding and sharding.offload else machine.device)
+    _fill(policy, folder(options.path), options.path)
+    return policy, processor
+
+
+def empty(options: ModelOptions, machine: Machine) -> Policy:
+    """The same policy, whole and without gradients, before its weights are read."""
+    policy = _build(options, machine)[0].requires_grad_(False)
+    _give_memory(policy, machine.device, machine.device)
+    return policy
+
+
+def _build(options: ModelOptions, machine: Machine) -> tuple[Policy, Processor]:
+    """The policy without memory for its weights, and its processor."""
     source = folder(options.path)
-    transformers.utils.logging.disable_progress_bar()  # ours is the console's one line
     try:
         processor = Processor.load(source, min_pixels=options.min_pixels, max_pixels=options.max_pixels)
-        model, info = AutoModelForImageTextToText.from_pretrained(
-            source, dtype=machine.dtype, use_safetensors=True, attn_implementation="sdpa", output_loading_info=True
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+        config = AutoConfig.from_pretrained(source)
+        _check(options.path, config, processor)
+        model = _without_memory(source, config, machine.dtype)
+    except Unsuitable:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise ValueError(f"model.path={options.path}: {source} is no readable Qwen2-VL folder ({reason}); copy it again, whole") from error
-    broken = sorted([*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])])
-    if broken:  # transformers would go on with random weights in their place
-        raise ValueError(
-            f"model.path={options.path}: {len(broken)} tensors are missing or of another shape, {broken[0]} first; copy the folder again, whole"
-        )
-    spoiled = next((name for name, weights in model.named_parameters() if not weights.isfinite().all()), None)
-    if spoiled:
-        raise ValueError(f"model.path={options.path}: the tensor {spoiled} holds NaN or infinity; take an earlier checkpoint")
-    if model.config.model_type not in FAMILY:
-        raise ValueError(f"model.path={options.path}: a {model.config.model_type} model; give one of the family: {', '.join(FAMILY)}")
-    vision, images = model.config.vision_config, processor.images
+    return Policy(model, processor.allowed_ids, machine.attention), processor
+
+
+def _without_memory(source: Path, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """The model of a folder, its weights on the meta device."""
+    transformers.utils.logging.set_verbosity_error()  # what it would say of settings is for other ways to use a model
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    if (source / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(source)
+    return model
+
+
+def _check(path: str, config: PreTrainedConfig, processor: Processor) -> None:
+    if config.model_type not in FAMILY:
+        raise Unsuitable(f"model.path={path}: a {config.model_type} model; give one of the family: {', '.join(FAMILY)}")
+    vision, images = config.vision_config, processor.images
     if (images.patch_size, images.merge_size) != (vision.patch_size, vision.spatial_merge_size):
-        raise ValueError(f"model.path={options.path}: preprocessor_config.json and config.json differ in the size of a patch; copy the folder again")
-    if getattr(model.config.get_text_config(), "use_sliding_window", False):
-        raise ValueError(f"model.path={options.path}: its layers attend in a sliding window, which a packed stream has not; take another model")
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(part_of(name) not in options.frozen)
-    return Policy(model, processor.allowed_ids, machine.attention).to(machine.device), processor
+        raise Unsuitable(f"model.path={path}: preprocessor_config.json and config.json differ in the size of a patch; copy the folder again")
+    if getattr(config.get_text_config(), "use_sliding_window", False):
+        raise Unsuitable(f"model.path={path}: its layers attend in a sliding window, which a packed stream has not; take another model")
+
+
+def _give_memory(policy: Policy, device: torch.device, weights_on: torch.device) -> None:
+    """Room for the weights, and the buffers, which no file holds, as they should be."""
+    banned = policy.banned
+    policy.to_empty(device=weights_on)
+    policy.model.tie_weights()
+    for module in policy.model.modules():
+        if module._buffers:
+            policy.model._init_weights(module)
+            module._buffers.update({name: buffer.to(device) for name, buffer in module._buffers.items() if buffer is not None})
+    policy.banned = banned.to(device)
+
+
+def _fill(policy: Policy, source: Path, path: str) -> None:
+    """Reads every weight, and refuses a folder without one, or with one that is no number."""
+    weights = dict(policy.model.named_parameters())
+    try:
+        held = {_in_the_model(name): (name, shape) for name, shape in storage.shapes(source).items()}
+        broken = sorted(name for name, weight in weights.items() if name not in held or held[name][1] != weight.shape)
+        if broken:
+            raise ValueError(f"{len(broken)} tensors are missing or of another shape, {broken[0]} first; copy the folder again, whole")
+        storage.read(source, {held[name][0]: weight for name, weight in weights.items()})
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"model.path={path}: {error}") from error
+    spoiled = next((name for name, weight in weights.items() if not own_part(weight).isfinite().all()), None)
+    if spoiled:
+        raise ValueError(f"model.path={path}: the tensor {spoiled} holds NaN or infinity; take an earlier checkpoint")
+
+
+def _in_the_model(name: str) -> str:
+    """What transformers 5 calls a tensor that the hub's Qwen2-VL and Qwen2.5-VL folders name otherwise; Qwen3-VL's names stay."""
+    return re.sub(r"^model\.(?!visual\.|language_model\.)", "model.language_model.", re.sub(r"^visual\.", "model.visual.", name))
 
 
 def part_of(parameter: str) -> Part:
@@ -104,8 +179,15 @@ def part_of(parameter: str) -> Part:
     return Part.merger if "merger" in parameter else Part.vision
 
 
-def save(policy: Policy, processor: Processor, target: Path, **states: Any) -> None:
-    """A plain Hugging Face folder with the policy as it is now, and each of `states` beside it as <name>.pt, for torch.load(weights_only=True).
+def save_beside(policy: Policy, processor: Processor, place: Path) -> None:
+    """What a model folder holds beside the weights: configuration, tokenizer, image processor."""
+    policy.model.config.save_pretrained(place)
+    policy.model.generation_config.save_pretrained(place)
+    processor.save(place)
+
+
+def save(policy: Policy, processor: Processor, target: Path) -> None:
+    """A plain Hugging Face folder with the policy as it is now; the policy must be whole.
 
     An interrupt leaves no half of it under its name. Raises ValueError when it cannot be written.
     """
@@ -113,10 +195,8 @@ def save(policy: Policy, processor: Processor, target: Path, **states: Any) -> N
     try:
         policy.model.save_pretrained(partial)
         processor.save(partial)
-        for name, state in states.items():
-            torch.save(state, partial / f"{name}.pt")
         os.replace(partial, target)
     except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors say a full disk in their own way
         shutil.rmtree(partial, ignore_errors=True)
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{target}: the checkpoint cannot be written ({reason}); make room on the disk") from error
+        raise ValueError(f"{target}: the model cannot be written ({reason}); make room on the disk") from error

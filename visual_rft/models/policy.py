@@ -5,8 +5,7 @@ L levels of features (one; one more for each of Qwen3-VL's deepstack), H hidden 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +23,7 @@ from visual_rft.vocabulary import Prompt
 Features = Sequence[Tensor] | Mapping[int, Tensor]
 
 
-@dataclass(frozen=True)
-class TokenScores:
+class TokenScores(NamedTuple):
     """Logprobs of completion tokens at the sampling temperature, the entropy of the distribution each was drawn from, and where tokens are."""
 
     logprobs_BT: Tensor
@@ -44,11 +42,19 @@ class Policy(nn.Module):
         banned_V = torch.ones(model.config.get_text_config().vocab_size, dtype=torch.bool)  # some rows of an embedding have no token
         banned_V[torch.tensor(allowed_ids)] = False
         self.register_buffer("banned", torch.nonzero(banned_V)[:, 0], persistent=False)
+        self.word = torch.tensor(allowed_ids[:1])
         delegate(model.model.language_model, model.model.visual, attention)
 
     @property
     def device(self) -> torch.device:
         return self.banned.device
+
+    @property
+    def blank(self) -> Pixels:
+        """The smallest image there is, all zero: what a rank without images encodes while others do."""
+        vision = self.model.config.vision_config
+        side, values = vision.spatial_merge_size, vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+        return Pixels(torch.zeros(side * side, values), torch.tensor([[1, side, side]]))
 
     @property
     def tower_is_frozen(self) -> bool:
@@ -68,7 +74,8 @@ class Policy(nn.Module):
         out = self.model.model.get_image_features(pixels.patches_RD.to(self.device), grid_I3)
         levels = [out.pooler_output, *(getattr(out, "deepstack_features", None) or ())]
         cells = (pixels.grid_I3.prod(-1) // self.model.config.vision_config.spatial_merge_size**2).tolist()
-        return tuple(torch.stack([level if isinstance(level, Tensor) else torch.cat(level) for level in levels]).split(cells, dim=1))
+        of_images = zip(*((level if isinstance(level, Tensor) else torch.cat(level)).split(cells) for level in levels), strict=True)
+        return tuple(torch.stack(of_image) for of_image in of_images)
 
     def forward(self, prompts: Sequence[Prompt], features: Features, completions_PG: Sequence[Sequence[Tensor]], temperature: float) -> TokenScores:
         """Scores of each prompt's completions (tokens_T), in order, at the temperature they were sampled at; `features` by image, as of `encode`."""

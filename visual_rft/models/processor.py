@@ -25,7 +25,7 @@ class Pixels:
     def of(self, images: Sequence[int]) -> "Pixels":
         """Those of some of the images, in the order given."""
         patches = self.patches_RD.split(self.grid_I3.prod(-1).tolist())
-        return Pixels(torch.cat([patches[image] for image in images]), self.grid_I3[list(images)])
+        return Pixels(torch.cat([self.patches_RD[:0], *(patches[image] for image in images)]), self.grid_I3[list(images)])
 
 
 class Processor:

@@ -5,7 +5,9 @@ from typing import Any, ClassVar
 
 # Keys of groups that some entries read in part: those that draw the few shots, and those of training.
 SHOTS = ("task.shots", "task.split_seed")
-TRAINING = ("model.learning_rate", "model.frozen", "hardware.tokens_per_micro_batch", "hardware.logprob_tolerance")
+TRAINING: tuple[str, ...] = ("model.learning_rate", "model.learning_rates", "model.frozen", "hardware.tokens_per_micro_batch")
+TRAINING += ("hardware.activation_checkpointing", "hardware.offload", "hardware.offload_reference", "hardware.master_weights")
+TRAINING += ("hardware.ranks_per_copy", "hardware.logprob_tolerance")
 # A key that files of conf/ may give, and nobody may type (`config.start`), since the entry does not read it.
 UNREAD = {"unread": True}
 

@@ -33,18 +33,21 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def create(cls, path: Path) -> "RunFolder":
-        """Make the folder, with its parents, for a new run. ValueError when it already holds a run, or cannot be written."""
+    def create(cls, path: Path, config_yaml: str, environment: Mapping[str, Any]) -> "RunFolder":
+        """Make the folder, with its parents, for a new run: what it is, and where it is made. ValueError when it already holds a run, or cannot be
+        written."""
         try:
             path.mkdir(parents=True, exist_ok=True)
             # Permission bits do not tell of read-only mounts and full quotas; a file does.
             tempfile.TemporaryFile(dir=path).close()
-            held = [name for name in ("metrics.jsonl", "summary.json") if (path / name).exists()] or _claim(path / "config.yaml")
+            held = [name for name in ("metrics.jsonl", "summary.json") if (path / name).exists()] or _claim(path / "config.yaml", config_yaml)
         except OSError as error:
             raise ValueError(f"cannot write the run folder {path}: {error.strerror}; choose another hydra.run.dir") from error
         if held:
             raise ValueError(f"{path} already holds a run ({' and '.join(held)}); choose another hydra.run.dir")
-        return cls(path)
+        folder = cls(path)
+        folder.write_environment(environment)
+        return folder
 
     def rewind(self, step: int) -> None:
         """Forget what came after `step`, which a run that goes on from there writes again: lines of both logs, and checkpoints."""
@@ -79,13 +82,10 @@ class RunFolder:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
-    def write_config(self, yaml_text: str) -> None:
-        """The resolved configuration -> `config.yaml`."""
-        write_atomically(self.path / "config.yaml", yaml_text)
-
     def write_environment(self, environment: Mapping[str, Any]) -> None:
-        """What `environment` returned -> `environment.json`."""
-        write_atomically(self.path / "environment.json", _json(environment, indent=2) + "\n")
+        """What `environment` returned -> `environment.json`, unless the run has one: it says where the run began."""
+        if not (self.path / "environment.json").exists():
+            write_atomically(self.path / "environment.json", _json(environment, indent=2) + "\n")
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """The outcome -> `summary.json`; that it exists says that the run finished."""
@@ -132,13 +132,17 @@ class RunFolder:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path / name))
 
 
-def _claim(file: Path) -> list[str]:
-    """Make the run's first file: of two runs started together one finds it there. Returns the names of what was in the way."""
+def _claim(file: Path, text: str) -> list[str]:
+    """Make the run's first file, whole: of two runs started together one finds it there. Returns the names of what was in the way."""
+    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
     try:
-        file.open("x").close()
-        return []
+        partial.write_text(text, encoding="utf-8")
+        os.link(partial, file)
     except FileExistsError:
         return [file.name]
+    finally:
+        partial.unlink(missing_ok=True)
+    return []
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

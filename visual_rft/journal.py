@@ -1,0 +1,77 @@
+"""What is told of a run while it goes on: its folder, its logger and the console hear the same, from the first rank alone."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from visual_rft.evaluation import Evaluation
+from visual_rft.tracking.console import Console
+from visual_rft.tracking.loggers import Logger
+from visual_rft.tracking.pictures import Picture
+from visual_rft.tracking.report import Report, write_report
+from visual_rft.tracking.runfolder import RunFolder, rollout_records
+from visual_rft.trainer import Step
+from visual_rft.vocabulary import Example
+
+
+class Journal:
+    """Tells nobody: every rank's but the first."""
+
+    def rollouts(self, step: Step) -> None:
+        """What a step sampled; and why its update was skipped, if it was."""
+
+    def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """The step's numbers; step 0 is the base model."""
+
+    def answers(self, name: str, questions: Sequence[Example], evaluation: Evaluation) -> None:
+        """What an evaluation was answered."""
+
+    def end(self, step: int, summary: Mapping[str, Any], pictures: Sequence[Picture]) -> None:
+        """The outcome, after so many steps."""
+
+    def say(self, line: str | None) -> None:
+        """A line for the person at the console, if there is one."""
+
+    def stage(self, _name: str, _total: int) -> AbstractContextManager[Callable[[int], None]]:
+        """Progress through so many items: the block tells how many more are done."""
+        return nullcontext(lambda _: None)
+
+
+@dataclass(frozen=True)
+class Written(Journal):
+    """The first rank's."""
+
+    folder: RunFolder
+    logger: Logger
+    console: Console
+
+    def rollouts(self, step: Step) -> None:
+        records = rollout_records(step.number, step.groups, step.rewards_PG, step.totals_PG, step.advantages_PG)
+        self.folder.log_rollouts(step.number, records)
+        self.logger.log_rollouts(step.number, records)
+        if step.skipped:
+            saved = self.folder.save_skipped(step.number, step.groups, step.advantages_PG)
+            self.say(f"step {step.number}: the update is skipped, since {step.skipped}; its batch is in {saved}")
+
+    def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.folder.log_metrics(step, metrics)
+        self.logger.log_metrics(step, metrics)
+        self.console.step(step, metrics)
+
+    def answers(self, name: str, questions: Sequence[Example], evaluation: Evaluation) -> None:
+        self.folder.write_answers(name, questions, evaluation.texts)
+        self.console.final_seconds = evaluation.seconds  # of the evaluation that is still to come
+
+    def end(self, step: int, summary: Mapping[str, Any], pictures: Sequence[Picture]) -> None:
+        write_report(self.folder.path / "report.html", Report.of(self.folder.path, summary, pictures))
+        self.logger.log_gallery(step, pictures)
+        self.logger.finish(summary)
+        self.folder.write_summary(summary)  # at the very end: it says that the run has finished
+
+    def say(self, line: str | None) -> None:
+        if line:
+            self.console.say(line)
+
+    def stage(self, _name: str, _total: int) -> AbstractContextManager[Callable[[int], None]]:
+        return self.console.stage(_name, _total)
