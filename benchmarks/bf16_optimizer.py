@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -23,7 +23,7 @@ import optimi
 import torch
 import torch.multiprocessing as processes
 from torch import Tensor, nn
-from torch.distributed import destroy_process_group, init_process_group
+from torch.distributed import barrier, destroy_process_group, init_process_group
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -245,6 +245,7 @@ def _rank(rank: int, folder: str, name: str) -> None:
     init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=RANKS)
     model = fully_shard(Uneven(), mesh=init_device_mesh("cpu", (RANKS,)))
     torch.save(_trained(model, name), f"{folder}/{rank}.pt")
+    barrier()  # nobody leaves while another still talks to it
     destroy_process_group()
 
 
@@ -258,9 +259,8 @@ def runs_without_compiler(name: str) -> bool:
 def figures(repeats: int, shapes: Sequence[torch.Size]) -> dict[str, dict[str, Any]]:
     """An update of the tiny model's weights by each, beside masters'."""
     gradients = _some(1, shapes)
-    made: Mapping[str, Side] = {"masters": Masters(_some(0, shapes), torch.optim.AdamW)} | {
-        name: Side(_some(0, shapes), ADAMS[name]) for name in ADAMS
-    }
+    made: dict[str, Side] = {name: Side(_some(0, shapes), adam) for name, adam in ADAMS.items()}
+    made["masters"] = Masters(_some(0, shapes), torch.optim.AdamW)
     samples = measure.by_turns({name: partial(side.step, gradients, 1e-6) for name, side in made.items()}, repeats)
     return {name: measure.Figure(samples[name], samples["masters"]).plain() for name in ADAMS}
 

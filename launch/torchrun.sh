@@ -15,6 +15,8 @@ python=$here/../.venv/bin/python
 [[ " $* " == *" resume="* ]] || set -- "$@" resume=auto # last: flags such as -m come before all overrides
 nproc=${NPROC:-$("$python" -c 'import torch; print(torch.cuda.device_count() or 2)')}
 
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # what torchrun sets anyway, with a banner
+
 # torchrun would start a refused run again, and always exits with 1. The ranks leave here what they would exit with, if another try cannot change it.
 VISUAL_RFT_EXIT_FILE=$(mktemp)
 export VISUAL_RFT_EXIT_FILE

@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 
 from visual_rft import train, workload
 from visual_rft.config import keys
-from visual_rft.evaluate import EvaluateConfig, given, main, newest_checkpoint
+from visual_rft.evaluate import EvaluateConfig, given, main
+from visual_rft.policies import newest_checkpoint
 from visual_rft.models.loading import folder
 from visual_rft.rewards.options import RewardOptions
 from visual_rft.sources.digits import CATEGORIES, DigitOptions

@@ -324,8 +324,8 @@ def _examples(count: int) -> list[Example]:
 
 
 def gpu_hardware() -> HardwareOptions:
-    """What hardware=gpu says."""
-    said = yaml.safe_load((Path(__file__).parents[1] / "conf" / "hardware" / "gpu.yaml").read_text())
+    """What hardware=gpu_80gb says."""
+    said = yaml.safe_load((Path(__file__).parents[1] / "conf" / "hardware" / "gpu_80gb.yaml").read_text())
     return HardwareOptions(**said | {"precision": Precision(said["precision"]), "attention": Attention(said["attention"])})
 
 

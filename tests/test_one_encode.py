@@ -20,6 +20,7 @@ from visual_rft.models.loading import Part, part_of
 from visual_rft.models.policy import Policy
 from visual_rft.models.processor import Processor
 from visual_rft.parsing import parse_detection
+from visual_rft.policies import Models
 from visual_rft.tasks.task import Task
 from visual_rft.trainer import Trainer
 from visual_rft.vocabulary import DetectionTruth, Example, Reward, Scores, Truth
@@ -78,7 +79,8 @@ def make(untrained: tuple[Policy, Processor], tokens: int, *, beta: float = 0.04
         group_size=GROUP, max_completion_tokens=6, updates_per_batch=updates, kl=KlOptions(beta), max_grad_norm=inf, max_bad_steps=1
     )
     hardware = HardwareOptions(tokens_per_micro_batch=tokens, decoded_together=8)
-    return Trainer(policy, reference.requires_grad_(False) if beta else None, untrained[1], VOWELS, algorithm, hardware)
+    models = Models.whole(policy, reference.requires_grad_(False) if beta else None, untrained[1])
+    return Trainer(models, VOWELS, algorithm, hardware)
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def one_step(trainer: Trainer, questions: Sequence[Example]) -> Encoded:
     shown = list({question.image_id: question.image for question in questions}.values())
     pixels = trainer.processor.pixels(shown)
     patches = pixels.patches_RD.split(pixels.grid_I3.prod(-1).tolist())
-    policy = watched(trainer.policy.model.model.visual, patches)
+    policy = watched(trainer.models.policy.model.model.visual, patches)
     reference = watched(trainer.learner.reference.model.model.visual, patches) if trainer.learner.reference else []
     (step,) = trainer.run(questions, steps=1, prompts_per_step=len(questions), learning_rate=1e-3, seed=0)
     assert step.skipped is None and all(len(group.completions) == GROUP for group in step.groups)
@@ -143,20 +145,20 @@ def sampled(trainer: Trainer, questions: Sequence[Example]) -> Work:
     asked, features = trainer.look(prepare(trainer.processor, questions))
     with ThreadPoolExecutor() as judge:
         trainer.engine = trainer.engine_for(len(questions))
-        groups, _ = trainer.sample(questions, asked, features, judge, seed=(0, 0))
+        groups, _ = trainer.sample(questions, range(len(questions)), asked, features, judge, seed=(0, 0))
     advantages_PG = torch.randn(len(questions), GROUP, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     return Work(asked, features, trainer.learner.pack(groups, asked, features), advantages_PG)
 
 
 def gradients(trainer: Trainer) -> dict[str, Tensor]:
-    return {name: parameter.grad.clone() for name, parameter in trainer.policy.named_parameters() if parameter.grad is not None}
+    return {name: parameter.grad.clone() for name, parameter in trainer.models.policy.named_parameters() if parameter.grad is not None}
 
 
 def in_one_piece(trainer: Trainer, work: Work) -> dict[str, Tensor]:
     """The gradient by autograd alone, through one encode and one forward of everything."""
-    (batch,) = work.batches
+    ((batch,),) = work.rounds
     completions_PG = [[completion.tokens_T for completion in group.completions] for group in batch.groups]
-    scores = trainer.policy(batch.prompts, trainer.policy.encode(work.asked.pixels), completions_PG, 1.0)
+    scores = trainer.models.policy(batch.prompts, trainer.models.policy.encode(work.asked.pixels), completions_PG, 1.0)
     loss, _ = policy_loss(
         logprobs_BT=scores.logprobs_BT,
         old_logprobs_BT=scores.logprobs_BT.detach(),
@@ -182,11 +184,11 @@ def test_the_gradient_of_an_update_is_that_of_one_piece_wherever_it_is_cut(
     cuts = []
     for tokens in (ALONE, PAIRS, ALL):
         trainer = make(untrained, tokens, frozen=frozen)
-        (batch,) = work.batches
+        ((batch,),) = work.rounds
         groups = [batch.groups[batch.numbers.index(p)] for p in range(len(questions))]
-        batches = trainer.learner.pack(groups, work.asked, work.features)
-        trainer.learner.update(replace(work, batches=batches), 0.0)
-        cuts.append(len(batches))
+        rounds = trainer.learner.pack(groups, work.asked, work.features)
+        trainer.learner.update(replace(work, rounds=rounds), 0.0)
+        cuts.append(sum(map(len, rounds)))
         found = gradients(trainer)
         assert found.keys() == expected.keys()
         for name, gradient in found.items():
@@ -198,9 +200,10 @@ def test_groups_about_one_image_are_cut_apart_and_still_share_its_encode(untrain
     """What the laws above rest on: the smallest budget does split an image's groups."""
     trainer = make(untrained, ALONE)
     work = sampled(trainer, questions)
-    shown = [prompt.images for batch in work.batches for prompt in batch.prompts]
-    assert all(len(batch.groups) == 1 for batch in work.batches) and len(set(shown)) < len(shown)
+    batches = [batch for together in work.rounds for batch in together]
+    shown = [prompt.images for batch in batches for prompt in batch.prompts]
+    assert all(len(batch.groups) == 1 for batch in batches) and len(set(shown)) < len(shown)
     assert shown == sorted(shown), "those about one image stand beside each other"
-    numbers = [number for batch in work.batches for number in batch.numbers]
+    numbers = [number for batch in batches for number in batch.numbers]
     assert sorted(numbers) == list(range(len(questions)))
-    assert [batch.groups[0].example for batch in work.batches] == [questions[number] for number in numbers]
+    assert [batch.groups[0].example for batch in batches] == [questions[number] for number in numbers]

@@ -1,15 +1,17 @@
 """AdamW, in float32 whatever the weights are in. Run: .venv/bin/python -m pytest tests/test_optimizer.py"""
 
 import copy
-import io
 from collections.abc import Callable
 from itertools import pairwise
 from math import inf, nan
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from visual_rft import storage
 from visual_rft.optimizer import Optimizer
 
 RATE, DECAY, NORM = 1e-2, 0.1, 0.5
@@ -40,11 +42,20 @@ def steps(model: nn.Module, optimizer: Optimizer, numbers: range, norm: float = 
     return norms
 
 
-def saved(optimizer: Optimizer) -> dict[str, object]:
-    """The state as it comes back from a file."""
-    file = io.BytesIO()
-    torch.save(optimizer.state(), file)
-    return dict(torch.load(io.BytesIO(file.getvalue()), weights_only=True))
+def tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    """All that the next steps depend on, as it is now."""
+    return {name: master.detach() for name, master in optimizer.masters.items()} | optimizer.state()
+
+
+def save(optimizer: Optimizer, folder: Path) -> Path:
+    save_file(tensors(optimizer), folder / "state.safetensors")
+    return folder
+
+
+def restore(optimizer: Optimizer, folder: Path) -> None:
+    """What was saved, read into the tensors that are in use."""
+    storage.read(folder, tensors(optimizer))
+    optimizer.publish()
 
 
 @pytest.mark.parametrize("norm", [NORM, inf])
@@ -84,7 +95,7 @@ def test_in_bfloat16_gradients_add_up_and_weights_move_in_float32() -> None:
         with torch.no_grad():
             for parameter, master in zip(trained, masters, strict=True):
                 parameter.copy_(master)
-        assert all(torch.equal(a, b) for a, b in zip(optimizer.masters, masters, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(optimizer.masters.values(), masters, strict=True))
         assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), rounded.parameters(), strict=True))
     assert all(parameter.grad is None for parameter in ours.parameters()), "no second copy of the gradients is held"
 
@@ -98,18 +109,18 @@ def test_bfloat16_weights_are_the_rounded_masters_and_small_steps_are_not_lost()
         loss(ours, 0).backward()
         optimizer.step(1e-5, max_grad_norm=inf)  # far below the spacing of bfloat16 at these weights
     trained = [(parameter, was) for parameter, was in zip(ours.parameters(), before, strict=True) if parameter.requires_grad]
-    for (parameter, was), master in zip(trained, optimizer.masters, strict=True):
+    for (parameter, was), master in zip(trained, optimizer.masters.values(), strict=True):
         assert master.dtype == torch.float32 and torch.equal(parameter, master.bfloat16())
         assert ((master - was.float()).abs() > 1e-4).any(), "forty steps of 1e-5 are a way of 4e-4"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_weights_stay_where_they_are_and_the_frozen_stay_what_they_are(dtype: torch.dtype) -> None:
+def test_weights_stay_where_they_are_and_the_frozen_stay_what_they_are(dtype: torch.dtype, tmp_path: Path) -> None:
     model = module(dtype)
     before, frozen = [parameter.data_ptr() for parameter in model.parameters()], copy.deepcopy(model[1])  # type: ignore[index]
     optimizer = Optimizer(model, weight_decay=DECAY)
     steps(model, optimizer, range(3))
-    optimizer.load_state(saved(optimizer))
+    restore(optimizer, save(optimizer, tmp_path))
     steps(model, optimizer, range(3, 5))
     assert before == [parameter.data_ptr() for parameter in model.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(model[1].parameters(), frozen.parameters(), strict=True))  # type: ignore[index]
@@ -117,20 +128,22 @@ def test_weights_stay_where_they_are_and_the_frozen_stay_what_they_are(dtype: to
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_it_goes_on_from_a_saved_state_as_if_nothing_had_happened(dtype: torch.dtype) -> None:
+def test_it_goes_on_from_a_saved_state_as_if_nothing_had_happened(dtype: torch.dtype, tmp_path: Path) -> None:
+    """The weights need not be saved: they are what the masters are."""
     whole = module(dtype)
     optimizer = Optimizer(whole, weight_decay=DECAY)
     steps(whole, optimizer, range(4))
-    weights, state = copy.deepcopy(whole.state_dict()), saved(optimizer)
+    save(optimizer, tmp_path)
     steps(whole, optimizer, range(4, 8))
 
     resumed = module(dtype, seed=1)
+    resumed[1].load_state_dict(whole[1].state_dict())  # type: ignore[index]  # what is frozen is not the optimizer's
     other = Optimizer(resumed, weight_decay=DECAY)
-    resumed.load_state_dict(weights)
-    other.load_state(state)
+    restore(other, tmp_path)
     steps(resumed, other, range(4, 8))
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
-    assert all(torch.equal(a, b) for a, b in zip(optimizer.masters, other.masters, strict=True))
+    assert all(torch.equal(value, other.state()[name]) for name, value in optimizer.state().items())
+    assert all(torch.equal(a, b) for a, b in zip(optimizer.masters.values(), other.masters.values(), strict=True))
 
 
 def spoil_one(model: nn.Module, value: float) -> None:
@@ -183,9 +196,9 @@ def test_every_step_is_clipped_to_the_norm_and_the_norm_before_is_told() -> None
     for norm in (1e-3, inf):
         optimizer.zero_grad()
         loss(model, 0).backward()
-        before = torch.stack([p.grad.norm() for p in optimizer.trained if p.grad is not None]).norm()
+        before = torch.stack([p.grad.norm() for p in optimizer.trained.values() if p.grad is not None]).norm()
         told = optimizer.step(0.0, max_grad_norm=norm)
-        after = torch.stack([p.grad.norm() for p in optimizer.trained if p.grad is not None]).norm()
+        after = torch.stack([p.grad.norm() for p in optimizer.trained.values() if p.grad is not None]).norm()
         assert told.item() == pytest.approx(before.item()) and after.item() == pytest.approx(min(norm, before.item()), rel=1e-2)
 
 
@@ -194,10 +207,67 @@ def test_the_rate_is_that_of_the_step() -> None:
     optimizer = Optimizer(model, weight_decay=0.0)
     moved = []
     for rate in (0.0, 1e-3, 2e-3, 0.0):
-        before = [parameter.detach().clone() for parameter in optimizer.trained]
+        before = [parameter.detach().clone() for parameter in optimizer.trained.values()]
         optimizer.zero_grad()
         loss(model, 0).backward()
         optimizer.step(rate, max_grad_norm=inf)
-        moved.append(max(float((a - b).abs().max().detach()) for a, b in zip(optimizer.trained, before, strict=True)))
+        moved.append(max(float((a - b).abs().max().detach()) for a, b in zip(optimizer.trained.values(), before, strict=True)))
     assert moved[0] == moved[3] == 0 < moved[1] < moved[2]
     assert all(a != b for a, b in pairwise(moved[:3]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_parameter_moves_at_its_own_pace(dtype: torch.dtype) -> None:
+    """As under a tenth of the rate, bit for bit: its gradients and moments are no other; what has no pace of its own moves as ever."""
+    paced, fast, slow = (module(dtype) for _ in range(3))
+    optimizer = Optimizer(paced, weight_decay=DECAY, pace=lambda name: 0.1 if name.endswith("bias") else 1.0)
+    others = [Optimizer(model, weight_decay=DECAY) for model in (fast, slow)]
+    for model, one, rate in ((paced, optimizer, RATE), (fast, others[0], RATE), (slow, others[1], RATE * 0.1)):
+        one.zero_grad()
+        loss(model, 0).backward()
+        one.step(rate, max_grad_norm=NORM)
+    quick, lame = (one.masters for one in others)
+    assert {name.rpartition(".")[2] for name in optimizer.masters} == {"weight", "bias"}
+    for name, master in optimizer.masters.items():
+        assert torch.equal(master, (lame if name.endswith("bias") else quick)[name])
+        assert not torch.equal(quick[name], lame[name])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_paces_are_multiples_of_each_step_s_rate(dtype: torch.dtype) -> None:
+    """All at pace 0.5 through a schedule is that schedule at half the rate."""
+    one, other = module(dtype), module(dtype)
+    halved, plain = Optimizer(one, weight_decay=DECAY, pace=lambda _: 0.5), Optimizer(other, weight_decay=DECAY)
+    for step in range(4):
+        for model, optimizer, rate in ((one, halved, RATE / (step + 1)), (other, plain, RATE / (step + 1) / 2)):
+            optimizer.zero_grad()
+            loss(model, step).backward()
+            optimizer.step(rate, max_grad_norm=NORM)
+    assert all(torch.equal(halved.masters[name], master) for name, master in plain.masters.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_moments_are_there_and_zero_before_the_first_step_and_the_weights_as_they_were(dtype: torch.dtype) -> None:
+    model, before = module(dtype), module(dtype)
+    optimizer = Optimizer(model, weight_decay=DECAY)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before.parameters(), strict=True))
+    assert all(torch.equal(optimizer.masters[name], weight.float()) for name, weight in optimizer.trained.items())
+    assert all(parameter.grad is None for parameter in [*model.parameters(), *optimizer.masters.values()])
+    fresh = {name: tensor.clone() for name, tensor in optimizer.state().items()}
+    assert all(not tensor.any() for tensor in fresh.values())
+    steps(model, optimizer, range(2))
+    moved = optimizer.state()
+    assert fresh.keys() == moved.keys() and all(tensor.any() for tensor in moved.values())
+    assert fresh.keys() == {f"{kind}.{name}" for kind in ("step", "exp_avg", "exp_avg_sq") for name in optimizer.trained}
+    assert all(moved[f"exp_avg{kind}.{name}"].shape == weight.shape for kind in ("", "_sq") for name, weight in optimizer.trained.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_state_is_what_the_optimizer_uses_not_a_copy(dtype: torch.dtype) -> None:
+    model = module(dtype)
+    optimizer = Optimizer(model, weight_decay=DECAY)
+    steps(model, optimizer, range(1))
+    was, held = {name: tensor.clone() for name, tensor in optimizer.state().items()}, optimizer.state()
+    steps(model, optimizer, range(1, 2))
+    assert all(torch.equal(held[name], tensor) and tensor.data_ptr() == held[name].data_ptr() for name, tensor in optimizer.state().items())
+    assert all(not torch.equal(held[name], tensor) for name, tensor in was.items())

@@ -224,4 +224,5 @@ def _rank(rank: int, port: int, folder: Path) -> None:
                 fully_shard(block, mesh=mesh)
             register_fsdp_forward_method(made, "encode")
             torch.save(gradients(made, ragged_batch(rank)), folder / f"{family}_{how}_{rank}.pt")
+    dist.barrier()  # nobody leaves while another still talks to it
     dist.destroy_process_group()

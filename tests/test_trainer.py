@@ -23,6 +23,7 @@ from visual_rft.measurements import batch_metrics
 from visual_rft.models.policy import Policy, TokenScores
 from visual_rft.models.processor import Pixels, Processor
 from visual_rft.parsing import parse_detection
+from visual_rft.policies import Models
 from visual_rft.tasks.task import Task
 from visual_rft.trainer import Step, Trainer
 from visual_rft.vocabulary import Completion, DetectionTruth, Example, Group, Reason, Refusal, Reward, Scores, Truth
@@ -40,6 +41,11 @@ def vowels(text: str, truth: Truth) -> Reward:
 VOWELS = Task(parse_detection, vowels, lambda _: DetectionTruth(()), lambda *_: Scores({}, {}, {}), {"vowels": 1.0, "length": 1.0})
 
 
+def held(untrained: tuple[Policy, Processor]) -> Models:
+    """A policy that may be trained, and no reference."""
+    return Models.whole(copy.deepcopy(untrained[0]), None, untrained[1])
+
+
 def train(
     untrained: tuple[Policy, Processor],
     examples: Sequence[Example],
@@ -50,7 +56,7 @@ def train(
 ) -> tuple[list[Step], Policy]:
     policy = copy.deepcopy(untrained[0])
     reference = copy.deepcopy(policy).requires_grad_(False) if options.kl.coefficient else None
-    trainer = Trainer(policy, reference, untrained[1], VOWELS, options, hardware)
+    trainer = Trainer(Models.whole(policy, reference, untrained[1]), VOWELS, options, hardware)
     return list(trainer.run(examples, steps=steps, prompts_per_step=5, learning_rate=learning_rate, seed=0)), policy
 
 
@@ -59,7 +65,7 @@ def sampled(trainer: Trainer, examples: Sequence[Example]) -> Work:
     asked, features = trainer.look(prepare(trainer.processor, examples))
     with ThreadPoolExecutor() as judge:
         trainer.engine = trainer.engine_for(len(examples))
-        groups, pending = trainer.sample(examples, asked, features, judge, seed=(0, 0))
+        groups, pending = trainer.sample(examples, range(len(examples)), asked, features, judge, seed=(0, 0))
         totals = torch.tensor([[trainer.task.total(reward) for reward in rewards.result()] for rewards in pending])
     return Work(asked, features, trainer.learner.pack(groups, asked, features), trainer.advantages(totals, seed=(0, 0)))
 
@@ -104,7 +110,7 @@ def test_two_updates_a_batch_move_further_and_keep_the_old_logprobs(untrained: t
 
 def test_gradients_do_not_outlive_their_step(untrained: tuple[Policy, Processor], ragged: list[Example]) -> None:
     """At learning rate 0 the policy stays, so the same batch must give the same gradient norm twice."""
-    trainer = Trainer(copy.deepcopy(untrained[0]), None, untrained[1], VOWELS, replace(OPTIONS, kl=KlOptions(0.0)), HARDWARE)
+    trainer = Trainer(held(untrained), VOWELS, replace(OPTIONS, kl=KlOptions(0.0)), HARDWARE)
     work = sampled(trainer, ragged)
     first, second = (trainer.learner.update(work, 0.0).metrics["policy/grad_norm"] for _ in range(2))
     assert first == second > 0
@@ -130,19 +136,19 @@ def test_a_step_whose_loss_is_nan_is_skipped_counted_and_explained(
 
     def run(bad: set[int]) -> tuple[list[Step], list[Tensor]]:
         """The steps, and the first weights after each, with a NaN among the logprobs of the steps `bad`."""
-        policy = copy.deepcopy(untrained[0])
-        trainer = Trainer(policy, None, untrained[1], VOWELS, replace(OPTIONS, kl=KlOptions(0.0), max_bad_steps=2), HARDWARE)
+        models = held(untrained)
+        trainer = Trainer(models, VOWELS, replace(OPTIONS, kl=KlOptions(0.0), max_bad_steps=2), HARDWARE)
         done: list[Step] = []
         weights: list[Tensor] = []
 
         def forward(*arguments: object) -> TokenScores:
             scores = sound(*arguments)  # type: ignore[arg-type]
-            return replace(scores, logprobs_BT=scores.logprobs_BT * float("nan")) if len(done) + 1 in bad else scores
+            return scores._replace(logprobs_BT=scores.logprobs_BT * float("nan")) if len(done) + 1 in bad else scores
 
         monkeypatch.setattr(Policy, "forward", forward)
         for step in trainer.run(ragged, steps=6, prompts_per_step=5, learning_rate=1e-3, seed=0):
             done.append(step)
-            weights.append(next(policy.parameters()).detach().clone())
+            weights.append(next(models.policy.parameters()).detach().clone())
         return done, weights
 
     steps, weights = run({2, 4})
@@ -156,7 +162,7 @@ def test_a_step_whose_loss_is_nan_is_skipped_counted_and_explained(
 
 
 def test_a_batch_stops_at_its_first_bad_update(untrained: tuple[Policy, Processor], ragged: list[Example], monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = Trainer(copy.deepcopy(untrained[0]), None, untrained[1], VOWELS, replace(OPTIONS, kl=KlOptions(0.0), updates_per_batch=4), HARDWARE)
+    trainer = Trainer(held(untrained), VOWELS, replace(OPTIONS, kl=KlOptions(0.0), updates_per_batch=4), HARDWARE)
     metrics = {"policy/grad_norm": 1.0, "policy/lr": 0.0}
     updates = iter([Update(metrics, []), Update(metrics | {"policy/grad_norm": float("inf")}, []), Update(metrics, [])])
     monkeypatch.setattr(trainer.learner, "update", lambda *_: next(updates))
@@ -208,12 +214,12 @@ def test_the_learning_rate_falls_linearly(untrained: tuple[Policy, Processor], r
 def test_a_rollout_from_other_weights_stops_the_run(
     untrained: tuple[Policy, Processor], ragged: list[Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    policy = copy.deepcopy(untrained[0])
-    trainer = Trainer(policy, None, untrained[1], VOWELS, replace(OPTIONS, kl=KlOptions(0.0)), HARDWARE)
+    models = held(untrained)
+    trainer = Trainer(models, VOWELS, replace(OPTIONS, kl=KlOptions(0.0)), HARDWARE)
 
     def stale(*arguments: Any) -> Iterator[Any]:
         yield from sample_groups(*arguments)
-        policy.model.get_input_embeddings().weight.mul_(1.05)
+        models.speaker.model.get_input_embeddings().weight.mul_(1.05)
 
     monkeypatch.setattr("visual_rft.trainer.sample_groups", stale)
     with pytest.raises(ValueError, match=r"logprob_tolerance=0\.001: rollout and trainer differ by"):

@@ -22,6 +22,7 @@ from visual_rft.losses import KlOptions
 from visual_rft.models.policy import Policy
 from visual_rft.models.processor import Processor
 from visual_rft.parsing import parse_detection
+from visual_rft.policies import Models
 from visual_rft.tasks.task import Task
 from visual_rft.trainer import Step, Trainer, beside
 from visual_rft.vocabulary import DetectionTruth, Example, Reward, Scores, Truth
@@ -128,7 +129,7 @@ def test_what_has_not_begun_is_not_waited_for() -> None:
 
 def trained(untrained: tuple[Policy, Processor], examples: Sequence[Example], score: Callable[[str, Truth], Reward]) -> list[Step]:
     task = Task(parse_detection, score, lambda _: DetectionTruth(()), lambda *_: Scores({}, {}, {}), {"worth": 1.0})
-    trainer = Trainer(copy.deepcopy(untrained[0]), None, untrained[1], task, OPTIONS, HARDWARE)
+    trainer = Trainer(Models.whole(copy.deepcopy(untrained[0]), None, untrained[1]), task, OPTIONS, HARDWARE)
     return list(trainer.run(examples, steps=2, prompts_per_step=len(examples), learning_rate=1e-3, seed=0))
 
 

@@ -1,7 +1,8 @@
 """The points that a run can go on from: written beside the training, whole or not at all, and so many kept as are asked for.
 
-`step_000040/` holds the tensors in the shards of the ranks (`storage`), `run.json`, and what else makes it a model folder: configuration, tokenizer, image
-processor. While it is written it is `.step_000040.partial`, and while it is removed `.step_000040.old.partial`: a kill leaves nothing half under its name.
+`step_000040/` holds the tensors in the shards of the ranks (`storage`), `run.json`, and what else makes it a model folder: configuration, tokenizer,
+image processor. While it is written it is `.step_000040.partial`, while it is removed `.step_000040.old.partial`: a kill leaves nothing half
+under its name.
 """
 
 import errno
@@ -124,7 +125,7 @@ class Checkpoints:
             self._warning = pending.result() or self._warning
 
     def _complete(self, written: Future[Any], target: Path, partial: Path, text: str) -> str | None:
-        """In the thread: when all ranks have written, which the first one's future says for all, gives the checkpoint its name. Returns the warning."""
+        """In the thread: gives the checkpoint its name when all ranks have written, as the first one's future says for all. Returns the warning."""
         error = _disk_error(written.exception())
         if not self.world.is_first:
             return None
@@ -172,7 +173,7 @@ class Checkpoints:
 
 
 def kept(scores: Mapping[int, float | None], resumable: Collection[int], options: CheckpointOptions) -> set[int]:
-    """The steps whose checkpoints stay: the newest ones, those with the best score (of equals the newer), and the newest that a run can go on from."""
+    """The steps whose checkpoints stay: the newest, those with the best score (of equals the newer), and the newest that a run can go on from."""
     newest_first = sorted(scores, reverse=True)
     scored = {step: score for step in newest_first if (score := scores[step]) is not None}
     best = sorted(scored, key=lambda step: -scored[step])  # stable

@@ -119,10 +119,13 @@ def join() -> Iterator[World]:
     import torch.distributed as dist
 
     try:
-        dist.init_process_group(_backend(), timeout=WAIT)
-    except dist.DistError as error:
+        store, rank, size = next(dist.rendezvous("env://", timeout=WAIT))  # type: ignore[attr-defined]
+        # torchrun keeps its store when it starts ranks again: they would read there the addresses of those that are dead.
+        store = dist.PrefixStore(f"try {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)  # type: ignore[attr-defined]
+        dist.init_process_group(_backend(), store=store, rank=rank, world_size=size, timeout=WAIT)
+    except RuntimeError as error:
         place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-        raise ValueError(f"MASTER_ADDR:MASTER_PORT={place}: the ranks cannot meet there ({error}); name a free port of the first machine") from error
+        raise ValueError(f"MASTER_ADDR:MASTER_PORT={place}: the ranks cannot meet ({error}); name a free port of the first machine") from error
     yield _world()
     dist.destroy_process_group()
 

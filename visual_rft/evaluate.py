@@ -15,14 +15,12 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError  # type: ignore[import-untyped]
+from omegaconf import MISSING
 
 from visual_rft import hardware, workload
 from visual_rft.config import Job, start
@@ -31,6 +29,7 @@ from visual_rft.hardware import HardwareOptions
 from visual_rft.inference import answer
 from visual_rft.models import loading
 from visual_rft.models.loading import ModelOptions
+from visual_rft.policies import of_run
 from visual_rft.rewards.options import RewardOptions
 from visual_rft.rollout.options import DecodingOptions
 from visual_rft.sources.few_shot import fingerprint
@@ -116,29 +115,12 @@ def _create(job: Job[EvaluateConfig], device: str, fingerprints: Mapping[str, st
 
 
 def model_of(folder: Path, task: str, *, task_typed: bool) -> ModelOptions:
-    """The model of a run, as its configuration had it, at its newest checkpoint. Raises ValueError when there is none, or when the run was trained
-    for another task than `task` and nobody asked for this one."""
-    checkpoint = newest_checkpoint(folder)
-    file = folder / "config.yaml"
-    try:
-        config = OmegaConf.load(file)
-        trained_for = config.task.name
-        model = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelOptions), config.model))
-    except (OSError, YAMLError, OmegaConfBaseException, AttributeError) as error:
-        raise ValueError(f"run={folder}: {file} is not the configuration of a run; give the checkpoint as model.path=… instead") from error
-    if trained_for != task and not task_typed:
-        raise ValueError(f"run={folder}: it was trained for {trained_for}, and {task} is only the default; give task={trained_for}, or task={task}")
-    assert isinstance(model, ModelOptions)
-    return replace(model, path=str(checkpoint))
-
-
-def newest_checkpoint(folder: Path) -> Path:
-    """The checkpoint of the latest step in a run folder. Raises ValueError when there is none."""
-    found = sorted((folder / "checkpoints").glob("step_*"), key=lambda path: (len(path.name), path.name))
-    if not found:
-        reason = "no checkpoint in it" if folder.is_dir() else "no such folder"
-        raise ValueError(f"run={folder}: {reason}; name the folder of a run that has saved one, or a model folder, model.path=…")
-    return found[-1]
+    """The model of a run at its newest checkpoint. Raises ValueError when there is none, or when the run was trained for another task than `task` and
+    nobody asked for this one."""
+    trained = of_run(folder)
+    if trained.task != task and not task_typed:
+        raise ValueError(f"run={folder}: it was trained for {trained.task}, and {task} is only the default; give task={trained.task}, or task={task}")
+    return trained.model
 
 
 def given(task: Task, options: TaskOptions, file: str, text: str, questions: Sequence[Example]) -> tuple[list[str], list[Answer | Refusal]]:

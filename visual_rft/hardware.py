@@ -84,17 +84,15 @@ class HardwareOptions:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and in what a model is computed, and the ranks over which its weights are spread; None where they are whole."""
+    """Where and in what a model is computed."""
 
     device: torch.device
     dtype: torch.dtype
     attention: Attention
-    mesh: DeviceMesh | None = None
 
 
 def prepare(options: HardwareOptions, seed: int, world: World = ALONE) -> Machine:
-    """Seeds torch, asks it for deterministic kernels and sets the thread count. Raises ValueError when the device or the kernel is not there, or
-    the ranks cannot be divided as asked."""
+    """Seeds torch, asks it for deterministic kernels and sets the thread count. Raises ValueError when the device or the kernel is not there."""
     if not re.fullmatch(r"cpu|cuda(:\d+)?", options.device):
         raise ValueError(f"hardware.device={options.device}: no such kind of device; use cpu, cuda or cuda:N")
     device = torch.device(f"cuda:{world.local_rank}" if options.device == "cuda" and world.size > 1 else options.device)
@@ -110,16 +108,19 @@ def prepare(options: HardwareOptions, seed: int, world: World = ALONE) -> Machin
     # CUDA has no deterministic kernel for some operations: there they are named in a warning.
     torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
     torch.set_num_threads(options.threads)
-    return Machine(device, getattr(torch, options.precision.value), options.attention, _mesh(options, device, world))
+    return Machine(device, getattr(torch, options.precision.value), options.attention)
 
 
-def _mesh(options: HardwareOptions, device: torch.device, world: World) -> DeviceMesh | None:
-    """Copies of the model × the ranks that a copy is spread over: a node's, where they are many, so that weights are gathered within it."""
-    if world.size == 1 and not (options.offload or options.offload_reference):
-        return None
+def mesh(options: HardwareOptions, device: torch.device, world: World) -> DeviceMesh | None:
+    """Copies of the weights × the ranks that each copy is spread over; None where they are whole, on one device.
+
+    Raises ValueError when the ranks cannot be divided as asked.
+    """
     copy = options.ranks_per_copy or world.size
     if world.size % copy:
         raise ValueError(f"hardware.ranks_per_copy={copy}: {world.size} ranks cannot be divided so; give a divisor, or 0 to spread one copy over all")
+    if world.size == 1 and not (options.offload or options.offload_reference):
+        return None
     distributed.alone()
     if copy == world.size:
         return init_device_mesh(device.type, (copy,))

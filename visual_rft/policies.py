@@ -1,13 +1,18 @@
 """The models of a run: the policy that is trained, the reference it is held near, and what speaks in rollouts."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
+from yaml import YAMLError  # type: ignore[import-untyped]
 
+from visual_rft import hardware
 from visual_rft.distributed import World
-from visual_rft.hardware import HardwareOptions, Machine
+from visual_rft.hardware import HardwareOptions, Machine, Precision
 from visual_rft.models import loading
 from visual_rft.models.loading import ModelOptions
 from visual_rft.models.policy import Policy
@@ -42,18 +47,50 @@ class Models:
             copy_whole(self.policy, self.speaker, trained_only=trained_only)
 
 
-def load(options: ModelOptions, hardware: HardwareOptions, machine: Machine, world: World, *, with_reference: bool) -> Models:
+def load(model: ModelOptions, options: HardwareOptions, machine: Machine, world: World, *, with_reference: bool) -> Models:
     """All of them from one folder. Raises ValueError as `loading.load`, on every rank."""
-    spread = machine.mesh is not None and (machine.mesh.size() > 1 or hardware.offload)
-    kept_in = torch.float32 if hardware.master_weights else machine.dtype
-    trained = Sharding(machine.mesh, kept_in, hardware.offload) if spread and machine.mesh else None
-    policy, processor = world.each(lambda: loading.load(options, machine, trained))
-    checkpoint_activations(policy, hardware.activation_checkpointing)
+    mesh = hardware.mesh(options, machine.device, world)
+
+    def sharding(kept_in: torch.dtype, *, offload: bool) -> Sharding | None:
+        return Sharding(mesh, kept_in, offload) if mesh and (mesh.size() > 1 or offload) else None
+
+    spread = sharding(torch.float32 if options.master_weights else machine.dtype, offload=options.offload)
+    policy, processor = world.each(lambda: loading.load(model, machine, spread))
+    checkpoint_activations(policy, options.activation_checkpointing)
     reference = None
     if with_reference:
-        offloaded = hardware.offload or hardware.offload_reference
-        frozen = Sharding(machine.mesh, machine.dtype, offloaded) if machine.mesh else None
-        reference = world.each(lambda: loading.load(options, machine, frozen)[0].requires_grad_(False))
-    models = Models(policy, reference, processor, loading.empty(options, machine) if spread else policy, options.pace)
+        frozen = sharding(machine.dtype, offload=options.offload or options.offload_reference)
+        reference = world.each(lambda: loading.load(model, machine, frozen)[0].requires_grad_(False))
+    models = Models(policy, reference, processor, loading.empty(model, machine) if spread else policy, model.pace)
     models.tell_speaker(trained_only=False)
     return models
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run has made: its model, with the newest checkpoint as path, the precision it was evaluated in, and the task it was trained for."""
+
+    model: ModelOptions
+    precision: Precision
+    task: str
+
+
+def of_run(folder: Path) -> Trained:
+    """What the run in a folder has made so far. Raises ValueError when that is nothing, or the folder is none of a run."""
+    checkpoint, file = newest_checkpoint(folder), folder / "config.yaml"
+    try:
+        config = OmegaConf.load(file)
+        model = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelOptions), config.model))
+        assert isinstance(model, ModelOptions)
+        return Trained(replace(model, path=str(checkpoint)), Precision(config.hardware.precision), config.task.name)
+    except (OSError, YAMLError, OmegaConfBaseException, AttributeError, ValueError) as error:
+        raise ValueError(f"run={folder}: {file} is not the configuration of a run; give the checkpoint as model.path=… instead") from error
+
+
+def newest_checkpoint(folder: Path) -> Path:
+    """The checkpoint of the latest step in a run folder. Raises ValueError when there is none."""
+    found = sorted((folder / "checkpoints").glob("step_*"), key=lambda path: (len(path.name), path.name))
+    if not found:
+        reason = "no checkpoint in it" if folder.is_dir() else "no such folder"
+        raise ValueError(f"run={folder}: {reason}; name the folder of a run that has saved one, or a model folder, model.path=…")
+    return found[-1]

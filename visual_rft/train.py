@@ -68,6 +68,8 @@ class TrainConfig:
         for name in ("steps", "prompts_per_step"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        if self.hardware.offload_reference and not self.algorithm.kl.coefficient:
+            raise ValueError("hardware.offload_reference=true: at algorithm.kl.coefficient=0 there is no reference; leave one of the two out")
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"seed={self.seed}: must lie in 0..2147483647")
 

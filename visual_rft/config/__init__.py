@@ -77,9 +77,9 @@ def start(
     try:
         with join() as world:
             code = _code(lambda: main(world), endings, world)
-    except ValueError as error:  # of `join`: everything else is said
+    except ValueError as error:  # of `join`: everything else is said; another try may find a rank that was late
         print(folded(str(error)), file=sys.stderr)
-        code = REFUSED
+        return REFUSED
     return final(code)
 
 

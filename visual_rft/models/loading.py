@@ -21,7 +21,11 @@ from visual_rft.models.processor import Processor
 from visual_rft.models.sharding import Sharding, own_part, shard
 
 EMBEDDED = "embedded:"
-FAMILY = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+FAMILY = {
+    "qwen2_vl": "Qwen2VLProcessor",
+    "qwen2_5_vl": "Qwen2_5_VLProcessor",
+    "qwen3_vl": "Qwen3VLProcessor",
+}  # and what the stock processor is called
 
 
 class Unsuitable(ValueError):
@@ -106,6 +110,7 @@ def empty(options: ModelOptions, machine: Machine) -> Policy:
 def _build(options: ModelOptions, machine: Machine) -> tuple[Policy, Processor]:
     """The policy without memory for its weights, and its processor."""
     source = folder(options.path)
+    transformers.utils.logging.disable_progress_bar()  # ours is the console's one line
     try:
         processor = Processor.load(source, min_pixels=options.min_pixels, max_pixels=options.max_pixels)
         config = AutoConfig.from_pretrained(source)
@@ -183,7 +188,7 @@ def save_beside(policy: Policy, processor: Processor, place: Path) -> None:
     """What a model folder holds beside the weights: configuration, tokenizer, image processor."""
     policy.model.config.save_pretrained(place)
     policy.model.generation_config.save_pretrained(place)
-    processor.save(place)
+    processor.save(place, stock_class=FAMILY[policy.model.config.model_type])
 
 
 def save(policy: Policy, processor: Processor, target: Path) -> None:
@@ -194,7 +199,7 @@ def save(policy: Policy, processor: Processor, target: Path) -> None:
     partial = target.with_name(f".{target.name}.partial")
     try:
         policy.model.save_pretrained(partial)
-        processor.save(partial)
+        processor.save(partial, stock_class=FAMILY[policy.model.config.model_type])
         os.replace(partial, target)
     except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors say a full disk in their own way
         shutil.rmtree(partial, ignore_errors=True)

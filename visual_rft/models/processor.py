@@ -3,6 +3,7 @@
 Axes: S tokens of one prompt, I images, R patches of all images together, D values a patch.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,13 +41,20 @@ class Processor:
         """From a model folder; images are resized to between `min_pixels` and `max_pixels` (areas)."""
         size = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
         tokenizer = AutoTokenizer.from_pretrained(folder)
+        for how_it_was_read in ("is_local", "local_files_only"):  # which save_pretrained would write
+            tokenizer.init_kwargs.pop(how_it_was_read, None)
         if not tokenizer.chat_template or tokenizer.eos_token_id is None:
             raise ValueError("the tokenizer lacks a chat template or an end token")
         return cls(tokenizer, Qwen2VLImageProcessorPil.from_pretrained(folder, size=size))
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, *, stock_class: str) -> None:
+        """As the stock classes read it; `stock_class` is that of a whole processor, which also looks at videos and needs torchvision."""
         self.tokenizer.save_pretrained(folder)
         self.images.save_pretrained(folder)
+        file = folder / "preprocessor_config.json"
+        config = json.loads(file.read_text(encoding="utf-8"))
+        config |= {"image_processor_type": "Qwen2VLImageProcessor", "processor_class": stock_class}
+        file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
     @property
     def end_id(self) -> int:
