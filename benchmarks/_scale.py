@@ -30,7 +30,6 @@ from visual_rft.trainer import Step, Trainer
 HEAD = 32  # width of a head; three heads share keys and values
 RATE = 1e-6
 LOOK = 0.003  # seconds between two looks at the memory
-Change = bool | int | float | str | list[str]
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def _random(name: str, shape: torch.Size) -> Tensor:
     return torch.empty(shape, dtype=torch.bfloat16).normal_(std=0.02)
 
 
-def trainer(size: Size, folder: Path, changes: Mapping[str, Change], world: World) -> Trainer:
+def trainer(size: Size, folder: Path, changes: Mapping[str, Any], world: World) -> Trainer:
     """Our trainer on a folder of this size, as a run makes it, with some options changed: `hardware.…`, `model.…` and `algorithm.…`. All
     parts are trained, beside a reference, a step's streams in one pass; completions are of the workload's length, end or no end."""
     parts: dict[str, dict[str, Any]] = {"hardware": {"tokens_per_micro_batch": size.tokens}, "model": {"max_pixels": size.pixels}, "algorithm": {}}

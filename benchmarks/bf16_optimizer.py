@@ -236,7 +236,7 @@ def sharded_as_whole(name: str) -> bool | str:
     with tempfile.TemporaryDirectory() as folder:
         try:
             processes.start_processes(_rank, (folder, name), nprocs=RANKS, start_method="spawn")
-        except processes.ProcessRaisedException as error:
+        except (processes.ProcessRaisedException, processes.ProcessExitedException) as error:
             return str(error).strip().splitlines()[-1]
         return all(torch.equal(a, b) for a, b in zip(torch.load(f"{folder}/0.pt"), _trained(Uneven(), name), strict=True))
 

@@ -40,12 +40,14 @@ RANKS = 2
 
 def ours(folder: Path, kept: str, world: World) -> dict[str, float]:
     """This rank's part of the weights, for steps in bfloat16."""
-    machine = hardware.prepare(HardwareOptions(precision=Precision.bfloat16), 0, world)
-    options = ModelOptions("random", str(folder), min_pixels=1, max_pixels=1 << 20, learning_rate=RATE)
-    sharding = Sharding(machine.mesh, KEPT[kept], offload=False) if machine.mesh else None
+    options = HardwareOptions(precision=Precision.bfloat16)
+    machine = hardware.prepare(options, 0, world)
+    mesh = hardware.mesh(options, machine.device, world)
+    model = ModelOptions("random", str(folder), min_pixels=1, max_pixels=1 << 20, learning_rate=RATE)
+    sharding = Sharding(mesh, KEPT[kept], offload=False) if mesh else None
     started = clock()
     with Peak() as memory:
-        policy, _ = loading.load(options, machine, sharding)
+        policy, _ = loading.load(model, machine, sharding)
     assert any(True for _ in policy.parameters())
     return _found(memory, started)
 

@@ -23,10 +23,12 @@ from typing import Any
 
 import _measure as measure
 import torch
-from _scale import Change, Peak, Size, clock, markdown, on_ranks, steps, trainer, write, written
+from _scale import Peak, Size, clock, markdown, on_ranks, steps, trainer, write, written
 from _workloads import PATCH, TINY, Workload
 
 from visual_rft.distributed import World, join
+from visual_rft.hardware import ActivationCheckpointing, Precision
+from visual_rft.models.loading import Part
 
 LADDER = Workload("ladder", cells=(12, 12), text_tokens=42, vocabulary=16384, tokens=24)
 SIZES = {
@@ -41,7 +43,7 @@ STEPS = 2
 class Rung:
     """What is changed, the rung that it stands beside, and what it needs."""
 
-    changes: Mapping[str, Change] = field(default_factory=dict)
+    changes: Mapping[str, Any] = field(default_factory=dict)
     beside: str = BASE
     ranks: int = 1
     needs_gpu: bool = False
@@ -49,18 +51,18 @@ class Rung:
 
 def ladder(size: Size) -> dict[str, Rung]:
     """Every rung by its name, the two that others stand beside first."""
-    whole, area, rounded = size.tokens, size.pixels, {"hardware.precision": "bfloat16"}
+    whole, area, rounded = size.tokens, size.pixels, {"hardware.precision": Precision.bfloat16}
     return {
         BASE: Rung(),
         ROUNDED: Rung(rounded),
         "hardware.tokens_per_micro_batch, half": Rung({"hardware.tokens_per_micro_batch": whole // 2}),
         "hardware.tokens_per_micro_batch, a quarter": Rung({"hardware.tokens_per_micro_batch": whole // 4}),
-        "hardware.activation_checkpointing=selective": Rung({"hardware.activation_checkpointing": "selective"}),
-        "hardware.activation_checkpointing=full": Rung({"hardware.activation_checkpointing": "full"}),
+        "hardware.activation_checkpointing=selective": Rung({"hardware.activation_checkpointing": ActivationCheckpointing.selective}),
+        "hardware.activation_checkpointing=full": Rung({"hardware.activation_checkpointing": ActivationCheckpointing.full}),
         "model.max_pixels, half": Rung({"model.max_pixels": area // 2}),
         "model.max_pixels, a quarter": Rung({"model.max_pixels": area // 4}),
-        "model.frozen=[vision,merger]": Rung({"model.frozen": ["vision", "merger"]}),
-        "model.frozen=[language]": Rung({"model.frozen": ["language"]}),
+        "model.frozen=[vision,merger]": Rung({"model.frozen": [Part.vision, Part.merger]}),
+        "model.frozen=[language]": Rung({"model.frozen": [Part.language]}),
         "algorithm.group_size, half": Rung({"algorithm.group_size": max(2, size.workload.group // 2)}),
         "algorithm.kl.coefficient=0": Rung({"algorithm.kl.coefficient": 0.0}),
         "hardware.master_weights=false": Rung(rounded | {"hardware.master_weights": False}, ROUNDED),
@@ -73,7 +75,7 @@ def ladder(size: Size) -> dict[str, Rung]:
 def child(size: Size, folder: Path, rung: Rung, device: str, world: World) -> dict[str, Any]:
     """What the steps of one rung need in this process, and in the others of its run."""
     on_gpu = device == "cuda"
-    changes = {"hardware.device": device} | ({"hardware.precision": "bfloat16", "hardware.logprob_tolerance": 0.5} if on_gpu else {}) | rung.changes
+    changes = {"hardware.device": device} | ({"hardware.precision": Precision.bfloat16} if on_gpu else {}) | rung.changes
     with Peak() as memory:
         here = trainer(size, folder, changes, world)
         if world.size == 1 and not here.hardware.master_weights and any(m.dtype == torch.float32 for m in here.learner.optimizer.masters.values()):

@@ -52,7 +52,8 @@ def write(model: PreTrainedModel, place: Path, naming: Naming, *, parts: int, ch
 
 
 def write_tensors(tensors: Mapping[str, Tensor], place: Path, parts: int) -> None:
-    """As published: `model.safetensors`, or several files, neighbours apart, and the index of them."""
+    """Into a folder, made if need be, as published: `model.safetensors`, or several files, neighbours apart, and the index of them."""
+    place.mkdir(exist_ok=True)
     if parts == 1:
         save_file(dict(tensors), place / "model.safetensors", metadata={"format": "pt"})
         return

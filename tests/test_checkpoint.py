@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import random
 import resource
 import shutil
@@ -17,9 +18,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 from test_storage import SPAWN, parts, together, whole
 from torch import Tensor
-from torch.distributed.checkpoint.filesystem import FileSystem
 
 from visual_rft import storage
 from visual_rft.checkpoint import CheckpointOptions, Checkpoints, kept, newest, note, step_of
@@ -57,25 +58,25 @@ def assert_holds(checkpoint: Path, value: float) -> None:
 def refusing(number: int) -> Iterator[None]:
     """A disk that takes no file of tensors."""
 
-    def refuse(self: FileSystem, path: Path, mode: str) -> Any:
-        raise OSError(number, "refused")
+    def refuse(tensors: dict[str, Tensor], file: Path, metadata: dict[str, str]) -> None:
+        raise SafetensorError(f"Error while serializing: I/O error: {os.strerror(number)} (os error {number})")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FileSystem, "create_stream", refuse)
+        patch.setattr(storage, "save_file", refuse)
         yield
 
 
 @contextmanager
 def slow() -> Iterator[Event]:
     """A disk that waits for the event before it takes a file of tensors."""
-    go, plain = Event(), FileSystem.create_stream
+    go, plain = Event(), storage.save_file
 
-    def wait(self: FileSystem, path: Path, mode: str) -> Any:
+    def wait(tensors: dict[str, Tensor], file: Path, metadata: dict[str, str]) -> None:
         assert go.wait(20)
-        return plain(self, path, mode)
+        plain(tensors, file, metadata)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FileSystem, "create_stream", wait)
+        patch.setattr(storage, "save_file", wait)
         try:
             yield go
         finally:
@@ -227,10 +228,10 @@ def test_a_run_outlives_a_disk_that_takes_nothing(number: int, tmp_path: Path, c
     with refusing(number):
         held.save(2, filled(2), TRAINER, None)
         held.save(3, filled(3), TRAINER, None)
-        with pytest.raises(ValueError, match=f"^{tmp_path}: the checkpoint cannot be written \\(refused\\); make room on the disk$"):
+        with pytest.raises(ValueError, match=f"^{tmp_path}: the checkpoint cannot be written \\({os.strerror(number)}\\); make room on the disk$"):
             held.settle(wait=True)
     warning = held.settle()
-    assert warning and "step_000003: the checkpoint cannot be written (refused)" in warning and "\n" not in warning
+    assert warning and f"step_000003: the checkpoint cannot be written ({os.strerror(number)})" in warning and "\n" not in warning
     assert held.settle() is None, "told once"
     assert names(tmp_path) == ["step_000001"]
     held.save(4, filled(4), TRAINER, None)
@@ -273,7 +274,7 @@ def test_one_that_cannot_be_removed_is_told(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_defect_is_no_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     held = checkpoints(tmp_path)
-    monkeypatch.setattr(FileSystem, "create_stream", None)
+    monkeypatch.setattr(storage, "save_file", None)
     held.save(1, filled(1), TRAINER, None)
     with pytest.raises(RuntimeError, match="a checkpoint cannot be written"):
         held.settle(wait=True)

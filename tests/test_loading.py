@@ -1,6 +1,6 @@
 """A model folder in, a policy out, and a plain folder again. Run: .venv/bin/python -m pytest tests/test_loading.py
 
-Folders that are damaged are refused in tests/test_train.py and tests/test_bad_input.py.
+What is read of it, and that it is refused when it is damaged, is in tests/test_reading.py.
 """
 
 import json
@@ -13,12 +13,13 @@ import pytest
 import torch
 import transformers
 from families import Family, build
+from folders import tensors_in
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from visual_rft import train
 from visual_rft.hardware import Attention, HardwareOptions, Machine, Precision, prepare
-from visual_rft.models.loading import ModelOptions, Part, folder, load, part_of, save
+from visual_rft.models.loading import ModelOptions, Part, folder, load, part_of, save, save_beside
 from visual_rft.models.policy import Policy
 from visual_rft.models.processor import Processor
 from visual_rft.vocabulary import Example
@@ -59,8 +60,9 @@ def test_a_model_that_is_frozen_whole_is_refused() -> None:
 @pytest.mark.parametrize("frozen", ["vision,merger", "language"])
 def test_a_run_trains_all_but_the_frozen_parts(frozen: str, tmp_path: Path) -> None:
     assert train.main([*SMALL, f"model.frozen=[{frozen}]", f"hydra.run.dir={tmp_path}"]) == 0
-    before, after = (load_file(path / "model.safetensors") for path in (folder("embedded:tiny"), tmp_path / "checkpoints/step_000002"))
-    moved = {part_of(name) for name in before if not torch.equal(before[name].float(), after[name].float())}
+    before, after = dict(load(TINY, CPU)[0].model.named_parameters()), tensors_in(tmp_path / "checkpoints/step_000002")
+    assert before.keys() == after.keys()
+    moved = {part_of(name) for name in before if not torch.equal(before[name], after[name])}
     assert moved == set(Part) - {Part(part) for part in frozen.split(",")}
 
 
@@ -119,7 +121,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Policy, Pro
     with torch.no_grad():
         policy.model.get_input_embeddings().weight.mul_(1.01)
     target = tmp_path_factory.mktemp("kept") / "step_000001"
-    save(policy, processor, target, trainer={"steps": torch.tensor(3)})
+    save(policy, processor, target)
     yield policy, processor, target
 
 
@@ -130,7 +132,6 @@ def test_a_saved_folder_is_plain_and_says_nothing_of_how_it_was_computed(kept: t
     assert "config.json" in texts and not [name for name, text in texts.items() if "visual_rft" in text.lower()]
     config = json.loads(texts["config.json"])
     assert not [key for part in (config, config["text_config"], config["vision_config"]) for key in part if "attn_implementation" in key]
-    assert torch.load(target / "trainer.pt", weights_only=True) == {"steps": torch.tensor(3)}
 
 
 @torch.no_grad()
@@ -174,6 +175,13 @@ def test_saving_takes_nothing_from_the_policy(kept: tuple[Policy, Processor, Pat
 def test_a_folder_that_cannot_be_written_leaves_nothing_and_names_itself(kept: tuple[Policy, Processor, Path], tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken/mine").touch()
-    with pytest.raises(ValueError, match=rf"{tmp_path / 'taken'}: the checkpoint cannot be written \(.*\); make room on the disk"):
+    with pytest.raises(ValueError, match=rf"{tmp_path / 'taken'}: the model cannot be written \(.*\); make room on the disk"):
         save(*kept[:2], tmp_path / "taken")
     assert [path.name for path in tmp_path.rglob("*")] == ["taken", "mine"]
+
+
+def test_beside_the_weights_of_a_checkpoint_lies_all_else_that_a_model_folder_has(kept: tuple[Policy, Processor, Path], tmp_path: Path) -> None:
+    policy, processor, whole = kept
+    save_beside(policy, processor, tmp_path)
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert files == {path.name: path.read_bytes() for path in whole.iterdir() if path.suffix != ".safetensors"}

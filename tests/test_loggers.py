@@ -6,8 +6,10 @@ A fake stands for wandb where it must fail in a chosen way; the real one writes 
 import errno
 import json
 import logging
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -326,13 +328,26 @@ def test_a_run_that_another_job_left_open_is_closed_first(tmp_path: Path, fake: 
     assert module.run is None
 
 
+@pytest.mark.parametrize(("mode", "resume"), [("online", "allow"), ("offline", None)])
+def test_a_run_that_was_interrupted_goes_on_under_its_id(mode: str, resume: str | None, tmp_path: Path, fake: Callable[..., FakeWandb]) -> None:
+    module = fake(key=mode == "online")
+    opened(tmp_path)
+    assert module.said["id"] is None and module.said["resume"] is None, "a new one has none"
+    for second, (kind, name) in enumerate([("run", "first1"), ("offline-run", "second")]):
+        (tmp_path / "wandb" / f"{kind}-2026112{second}_120000-{name}").mkdir(parents=True)
+        os.utime(tmp_path / "wandb" / f"{kind}-2026112{second}_120000-{name}", (second, second))
+    opened(tmp_path)
+    assert (module.said["id"], module.said["resume"]) == ("second", resume)
+
+
 # --- the real wandb ---
 
 
 def test_without_a_key_a_run_is_offline_in_its_folder(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "a run"
     folder.mkdir()
-    for job in (1, 2):  # of a sweep, in one process
+    for job in (1, 2):  # interrupted, and resumed a second later
+        time.sleep(1.1 * (job - 1))
         a_whole_run(opened(folder))
         out, err = capfd.readouterr()
         runs = sorted((folder / "wandb").glob("offline-run-*"))
@@ -340,6 +355,7 @@ def test_without_a_key_a_run_is_offline_in_its_folder(tmp_path: Path, capfd: pyt
         line = "wandb: no API key is configured (wandb login, or WANDB_API_KEY): this run is logged offline; send it later with: wandb sync "
         assert err in [f"{line}'{run}'\n" for run in runs]
 
+    assert len({run.name.rpartition("-")[2] for run in runs}) == 1, "what goes on in a folder is one run"
     log = next(runs[0].glob("*.wandb")).read_bytes()
     assert all(word.encode() in log for word in (*METRICS, "gallery/001", "rollouts", "evaluation_after", "before: six"))
     (table, _) = sorted((runs[0] / "files/media/table").glob("*.json"))

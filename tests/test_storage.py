@@ -90,12 +90,7 @@ def assert_read(folder: Path, world: World, dimension: int = 0) -> None:
 def write(world: World, folder: Path) -> None:
     tensors = parts(whole(), world)
     planner = DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
-    save(dict(tensors), storage_writer=storage.Writer(folder, tensors), planner=planner)
-
-
-def write_in_small_files(world: World, folder: Path) -> None:
-    storage.FILE_BYTES = 64
-    write(world, folder)
+    save(dict(tensors), storage_writer=storage.Writer(folder), planner=planner)
 
 
 def read_both_ways(world: World, folder: Path) -> None:
@@ -143,12 +138,6 @@ def test_a_tensor_keeps_its_own_dtype(stored: torch.dtype, held: torch.dtype, tm
 def test_shards_of_two_ranks_are_read_by_any_number(size: int, of_two: Path) -> None:
     assert len(list(of_two.glob("*.safetensors"))) == 2
     together(size, read_both_ways, of_two)
-
-
-def test_tensors_are_spread_over_files_of_bounded_size(of_two: Path, tmp_path: Path) -> None:
-    together(2, write_in_small_files, tmp_path / "a")
-    assert len(list((tmp_path / "a").glob("*.safetensors"))) > 4
-    read_both_ways(World(), tmp_path / "a")
 
 
 def copied(folder: Path, to: Path) -> Path:

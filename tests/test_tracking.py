@@ -19,7 +19,12 @@ from visual_rft.tracking.console import Console, print_table, score_rows
 from visual_rft.tracking.runfolder import RunFolder, environment, rollout_records
 from visual_rft.vocabulary import Completion, Detection, DetectionAnswer, DetectionTruth, Example, Group, Reason, Refusal, Reward
 
+BEGUN = ["config.yaml", "environment.json"]  # what every run begins with
 METRICS = {"reward/mean": 0.1 + 0.2, "loss/kl": 1e-17, "policy/lr": 1 / 3}
+
+
+def begin(path: Path) -> RunFolder:
+    return RunFolder.create(path, "seed: 1\n", {"device": "cpu"})
 
 
 def lines(path: Path) -> list[dict]:
@@ -30,7 +35,7 @@ def lines(path: Path) -> list[dict]:
 
 
 def test_every_line_is_readable_as_soon_as_it_is_logged_and_earlier_ones_never_change(tmp_path: Path) -> None:
-    run, before = RunFolder.create(tmp_path / "a" / "run"), b""
+    run, before = begin(tmp_path / "a" / "run"), b""
     for step in range(1, 6):
         run.log_metrics(step, METRICS)
         run.log_rollouts(step, [{"completion": "a\nb\u2028c\ud800"}, {"completion": ""}])
@@ -45,7 +50,7 @@ def test_a_killed_process_leaves_whole_lines(tmp_path: Path) -> None:
     program = """
 import os, pathlib, sys
 from visual_rft.tracking.runfolder import RunFolder
-run = RunFolder.create(pathlib.Path(sys.argv[1]))
+run = RunFolder.create(pathlib.Path(sys.argv[1]), "", {})
 for step in range(1, 4):
     run.log_metrics(step, {"reward/mean": 0.5})
     run.log_rollouts(step, [{"completion": "x" * 100_000}])
@@ -59,13 +64,13 @@ os.kill(os.getpid(), 9)
 
 def test_equal_values_give_equal_bytes_whatever_the_order_of_keys(tmp_path: Path) -> None:
     for name, metrics in (("a", METRICS), ("b", dict(reversed(METRICS.items())))):
-        RunFolder.create(tmp_path / name).log_metrics(7, metrics)
+        begin(tmp_path / name).log_metrics(7, metrics)
     assert (tmp_path / "a" / "metrics.jsonl").read_bytes() == (tmp_path / "b" / "metrics.jsonl").read_bytes()
     assert (tmp_path / "a" / "metrics.jsonl").read_text().startswith('{"step": 7, "loss/kl": 1e-17,')
 
 
 def test_numbers_survive_the_round_trip_exactly_and_non_finite_ones_become_null(tmp_path: Path) -> None:
-    run = RunFolder.create(tmp_path)
+    run = begin(tmp_path)
     run.log_metrics(1, {**METRICS, "a": float("nan"), "b": float("-inf"), "c": float("inf")})
     run.log_rollouts(1, [{"rewards": {"iou": float("nan")}}])
     assert lines(tmp_path / "metrics.jsonl") == [{"step": 1, **METRICS, "a": None, "b": None, "c": None}]
@@ -73,58 +78,77 @@ def test_numbers_survive_the_round_trip_exactly_and_non_finite_ones_become_null(
 
 
 def test_a_folder_with_a_run_is_refused_and_left_alone(tmp_path: Path) -> None:
-    RunFolder.create(tmp_path).log_metrics(1, METRICS)
+    begin(tmp_path).log_metrics(1, METRICS)
     before = (tmp_path / "metrics.jsonl").read_bytes()
     with pytest.raises(ValueError, match=rf"{tmp_path} already holds a run.*hydra\.run\.dir"):
-        RunFolder.create(tmp_path)
-    assert sorted(os.listdir(tmp_path)) == ["config.yaml", "metrics.jsonl"] and (tmp_path / "metrics.jsonl").read_bytes() == before
+        begin(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [*BEGUN, "metrics.jsonl"] and (tmp_path / "metrics.jsonl").read_bytes() == before
     (tmp_path / "metrics.jsonl").rename(tmp_path / "summary.json")
     with pytest.raises(ValueError, match=r"summary\.json"):
-        RunFolder.create(tmp_path)
+        begin(tmp_path)
 
 
 def test_a_folder_that_hydra_made_is_taken(tmp_path: Path) -> None:
     (tmp_path / ".hydra").mkdir()
     (tmp_path / "train.log").touch()
-    RunFolder.create(tmp_path)
-    assert sorted(os.listdir(tmp_path)) == [".hydra", "config.yaml", "train.log"]
+    begin(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [".hydra", *BEGUN, "train.log"]
 
 
 def test_a_folder_that_cannot_be_made_or_written_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "run"):
         with pytest.raises(ValueError, match=rf"cannot write the run folder {path}: .*hydra\.run\.dir"):
-            RunFolder.create(path)
+            begin(path)
 
     def refuse(**_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
     with pytest.raises(ValueError, match=f"cannot write the run folder {tmp_path}: Permission denied"):
-        RunFolder.create(tmp_path)
+        begin(tmp_path)
 
 
 def test_a_summary_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = RunFolder.create(tmp_path)
+    run = begin(tmp_path)
     with pytest.raises(TypeError):
         run.write_summary({"before": 1.0, "after": object()})
-    assert os.listdir(tmp_path) == ["config.yaml"]
+    assert sorted(os.listdir(tmp_path)) == BEGUN
 
     run.write_summary({"before": 1.0})
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         run.write_summary({"before": 2.0})
-    assert sorted(os.listdir(tmp_path)) == ["config.yaml", "summary.json"]
+    assert sorted(os.listdir(tmp_path)) == [*BEGUN, "summary.json"]
     assert json.loads((tmp_path / "summary.json").read_text()) == {"before": 1.0}
 
 
 def test_config_environment_and_checkpoints_have_their_places(tmp_path: Path) -> None:
-    run = RunFolder.create(tmp_path)
-    run.write_config("seed: 1\n")
-    run.write_environment(environment("cpu", {"train": "abc"}))
+    run = RunFolder.create(tmp_path, "seed: 1\n", environment("cpu", {"train": "abc"}))
     assert (tmp_path / "config.yaml").read_text() == "seed: 1\n"
     assert json.loads((tmp_path / "environment.json").read_text())["data"] == {"train": "abc"}
-    assert run.checkpoints == tmp_path / "checkpoints"
+    assert run.checkpoints == tmp_path / "checkpoints" and sorted(os.listdir(tmp_path)) == BEGUN
+
+
+def test_the_environment_is_that_in_which_the_run_began(tmp_path: Path) -> None:
+    run = begin(tmp_path)
+    run.write_environment({"device": "another"})
+    assert json.loads((tmp_path / "environment.json").read_text()) == {"device": "cpu"}
+    (tmp_path / "environment.json").unlink()  # killed between the two files
+    run.write_environment({"device": "another"})
+    assert json.loads((tmp_path / "environment.json").read_text()) == {"device": "another"}
+
+
+def test_a_run_that_is_killed_as_it_begins_has_its_whole_configuration_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("link", "replace"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(os, name, interrupt)
+            begin(tmp_path / name)
+    assert os.listdir(tmp_path / "link") == []
+    assert os.listdir(tmp_path / "replace") == ["config.yaml"] and (tmp_path / "replace/config.yaml").read_text() == "seed: 1\n"
 
 
 def test_environment_names_versions_device_and_threads() -> None:

@@ -194,9 +194,9 @@ def test_bad_input_is_one_line_and_leaves_nothing(override: str, line: str, tmp_
 
 
 def test_two_runs_started_together_do_not_share_a_folder(tmp_path: Path) -> None:
-    RunFolder.create(tmp_path / "run")
+    RunFolder.create(tmp_path / "run", "", {})
     with pytest.raises(ValueError, match="already holds a run"):
-        RunFolder.create(tmp_path / "run")
+        RunFolder.create(tmp_path / "run", "", {})
 
 
 def test_a_refusal_spares_the_users_own_folder(tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def test_a_run_that_diverges_keeps_every_line_and_saves_no_ruined_weights(tmp_pa
     assert main(overrides) == 2
     assert capfd.readouterr().err.splitlines()[-1].startswith("algorithm.max_bad_steps=1: as many steps in a row were skipped, up to step 2: ")
     assert [line["step"] for line in lines(tmp_path / "metrics.jsonl")] == [0, 1, 2]
-    assert not (tmp_path / "checkpoints").exists() and not (tmp_path / "summary.json").exists()
+    assert not list((tmp_path / "checkpoints").iterdir()) and not (tmp_path / "summary.json").exists()
     assert torch.load(tmp_path / "skipped/step_000002.pt", weights_only=True)["examples"]
 
 

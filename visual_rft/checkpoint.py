@@ -98,7 +98,7 @@ class Checkpoints:
         partial = self.folder / f".step_{step:06d}.partial"
         text = json.dumps({"step": step, "score": score if score is not None and isfinite(score) else None, **note}, indent=1) + "\n"
         planner = DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
-        writer, alone = Writer(partial, tensors), self.world.size == 1
+        writer, alone = Writer(partial), self.world.size == 1
         written = async_save(dict(tensors), storage_writer=writer, planner=planner, process_group=self._group, no_dist=alone)
         assert isinstance(written, Future)
         self._pending = self._thread.submit(self._complete, written, self.folder / f"step_{step:06d}", partial, text)

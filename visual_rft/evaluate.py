@@ -14,7 +14,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from omegaconf import MISSING
 
 from visual_rft import hardware, workload
 from visual_rft.config import Job, start
+from visual_rft.distributed import World
 from visual_rft.evaluation import Evaluation, evaluate, gallery
 from visual_rft.hardware import HardwareOptions
 from visual_rft.inference import answer
@@ -73,27 +75,29 @@ def run(job: Job[EvaluateConfig]) -> None:
     for key in job.typed:
         if ((c.run or c.predictions) and key.startswith("model")) or (c.predictions and key.startswith("hardware")):
             raise ValueError(f"{key}: not read with {'run' if c.run else 'predictions'}=…; leave it out")
-    task, questions = workload.task(c.task, RewardOptions()), workload.test_questions(c.task, c.data)
+    task, questions = workload.task(c.task, RewardOptions()), job.world.each(lambda: workload.test_questions(c.task, c.data))
     by = _by_model if c.predictions is None else _by_predictions
     folder, evaluation, source = by(job, task, questions)
     summary = {"task": c.task.name, **source, "metric": evaluation.metric, "value": evaluation.value, "evaluation": evaluation.plain()}
     summary |= {"questions": len(questions), "seconds": round(time.perf_counter() - started, 1)}
-    pictures = gallery(questions, {"answer": evaluation}, c.report_images)
-    write_report(folder.path / "report.html", Report.of(folder.path, summary, pictures))
+    if not job.world.is_first:
+        return
+    if c.predictions is None or not are_coco_results(read_text(c.predictions)):
+        folder.write_answers("evaluation", questions, evaluation.texts)
+    write_report(folder.path / "report.html", Report.of(folder.path, summary, gallery(questions, {"answer": evaluation}, c.report_images)))
     folder.write_summary(summary)
 
 
 def _by_model(job: Job[EvaluateConfig], task: Task, questions: Sequence[Example]) -> tuple[RunFolder, Evaluation, dict[str, str]]:
     """The model's answers, worth what they are; the folder they are in; who gave them."""
-    c = job.config
+    c, world = job.config, job.world
     model = c.model if c.run is None else model_of(Path(c.run).expanduser(), c.task.name, task_typed="task" in job.typed)
-    policy, processor = loading.load(model, hardware.prepare(c.hardware, c.seed))
+    policy, processor = world.each(lambda: loading.load(model, hardware.prepare(c.hardware, c.seed, world)))
     folder = _create(job, str(policy.device), {"test": fingerprint(questions)})
-    with Console(0) as console, console.stage("evaluate", len(questions)) as advance:
+    with _progress(world, len(world.share(len(questions)))) as advance:
         tokens, together, workers = c.algorithm.max_completion_tokens, c.hardware.decoded_together, c.hardware.workers
         ask = partial(answer, policy, processor, max_tokens=tokens, together=together, workers=workers)
-        evaluation = evaluate(task, questions, ask, advance)
-    folder.write_answers("evaluation", questions, evaluation.texts)
+        evaluation = evaluate(task, questions, ask, advance, world)
     return folder, evaluation, {"model": model.name, "path": model.path}
 
 
@@ -105,9 +109,17 @@ def _by_predictions(job: Job[EvaluateConfig], task: Task, questions: Sequence[Ex
     texts, answers = given(task, c.task, c.predictions, text, questions)
     evaluation = Evaluation(texts, answers, task.measure(questions, answers), time.perf_counter() - started)
     folder = _create(job, "cpu", {"test": fingerprint(questions), "predictions": hashlib.sha256(text.encode()).hexdigest()})
-    if not are_coco_results(text):
-        folder.write_answers("evaluation", questions, texts)
     return folder, evaluation, {"model": Path(c.predictions).name, "path": c.predictions}
+
+
+@contextmanager
+def _progress(world: World, questions: int) -> Iterator[Callable[[int], None]]:
+    """On the first rank's console, through its own questions."""
+    if not world.is_first:
+        yield lambda _: None
+        return
+    with Console(0) as console, console.stage("evaluate", questions) as advance:
+        yield advance
 
 
 def _create(job: Job[EvaluateConfig], device: str, fingerprints: Mapping[str, str]) -> RunFolder:

@@ -4,21 +4,26 @@ torch.distributed.checkpoint reads and writes them. Nothing is pickled, so that 
 """
 
 import json
+import os
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.storage import WriteResult
+from torch.futures import Future
 
 SHARDS = "shards.json"  # the files that the ranks wrote, without any of which the folder is not whole
 PUBLISHED = "model.safetensors.index.json"  # the same, of a published folder in several files
-FILE_BYTES = 2**30  # of the tensors that go into one file, roughly: a writer holds a second copy of a file's tensors
 
 
 def shapes(folder: Path) -> dict[str, torch.Size]:
@@ -44,26 +49,50 @@ def read(folder: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 class Writer(HuggingFaceStorageWriter):
-    """Where torch.distributed.checkpoint writes `tensors`: of each rank its own part, into files of its own, and then their list."""
+    """Where torch.distributed.checkpoint writes tensors: each rank its own part into a file of its own, and then the first one their list.
 
-    def __init__(self, folder: Path, tensors: Mapping[str, Tensor]) -> None:
-        super().__init__(str(folder), _files(tensors), save_distributed=True)
-        self.list = folder / SHARDS
+    Written from where the tensors lie: the base class would first make a copy of them all, for which every other thread waits.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(str(folder), save_distributed=True)
+        self.folder = folder
+
+    def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
+        """Names the file of each rank."""
+        return [replace(plan, storage_data=f"shard-{number:05d}-of-{len(plans):05d}.safetensors") for number, plan in enumerate(plans, start=1)]
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        """Writes the part of this rank, if it has one. Raises OSError when the disk does not take it."""
+        parts, places, results = {}, {}, []
+        for item in plan.items:
+            tensor, name = planner.resolve_data(item), item.index.fqn
+            assert isinstance(tensor, Tensor) and item.tensor_data
+            parts[name] = tensor.detach().cpu().contiguous()
+            places[name] = {"saved_offsets": list(item.tensor_data.chunk.offsets)}
+            results.append(WriteResult(item.index, parts[name].nbytes, plan.storage_data))
+        if parts:
+            _save(self.folder / plan.storage_data, parts, {"DCP_SHARDING_INFO": json.dumps(places), "DCP_VERSION": "1.0", "format": "pt"})
+        done: Future[list[WriteResult]] = Future()
+        done.set_result(results)
+        return done
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         """Runs on the first rank, when all have written."""
-        super().finish(metadata, results)
-        files = {str(result.storage_data.relative_path) for results_of_rank in results for result in results_of_rank}
-        self.list.write_text(json.dumps(sorted(files), indent=1) + "\n", encoding="utf-8")
+        files = sorted({result.storage_data for results_of_rank in results for result in results_of_rank})
+        (self.folder / SHARDS).write_text(json.dumps(files, indent=1) + "\n", encoding="utf-8")
 
 
-def _files(tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """The number of the file, from 1, that each tensor goes into."""
-    numbers, total = {}, 0
-    for name, tensor in tensors.items():
-        numbers[name] = 1 + total // FILE_BYTES
-        total += tensor.nbytes
-    return numbers
+def _save(file: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    try:
+        save_file(tensors, file, metadata=metadata)
+    except SafetensorError as error:
+        refused = re.search(r"os error (\d+)", str(error))
+        if not refused:
+            raise
+        raise OSError(int(refused[1]), os.strerror(int(refused[1]))) from error
+    with file.open("rb") as written:
+        os.fsync(written.fileno())
 
 
 def _metadata(reader: HuggingFaceStorageReader, folder: Path) -> Metadata:

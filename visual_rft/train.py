@@ -103,7 +103,7 @@ def run(job: Job[TrainConfig]) -> Path:
         for step in trainer.run(examples, steps=c.steps, prompts_per_step=c.prompts_per_step, learning_rate=c.model.learning_rate, seed=c.seed):
             rewards.append(step.metrics["reward/mean"])
             journal.rollouts(step)
-            if step.number == c.steps:
+            if step.number == c.steps and not step.fatal:
                 checkpoints.save(step.number, models.whole_weights(), {}, fmean(rewards))
                 after = examine(trainer, questions, journal, "after")
                 journal.metrics(step.number, step.metrics | after.metrics())

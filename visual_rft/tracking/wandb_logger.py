@@ -22,13 +22,25 @@ FINISH_SECONDS = 120.0  # to send what is left when the run ends; after it the r
 def open_wandb(project: str, group: str | None, rollouts_every: int, *, folder: Path, name: str, config: Mapping[str, Any]) -> "WandbLogger | None":
     """A run in `<folder>/wandb/`: online if a key is configured and the server answers, else offline, else None; one line on stderr says which.
 
-    The user's own choice, WANDB_MODE or `wandb offline`, comes first.
+    One that was interrupted goes on under its id. The user's own choice, WANDB_MODE or `wandb offline`, comes first.
     """
     logging.raiseExceptions = False  # on a full disk every line of wandb's own log would print a traceback
     settings = wandb.Settings(silent=True, console="off", init_timeout=INIT_SECONDS, finish_timeout=FINISH_SECONDS, finish_timeout_raises=True)
 
+    earlier = _earlier_id(folder)
+
     def begin(mode: Literal["offline"] | None) -> WandbLogger:
-        run = wandb.init(project=project, group=group, name=name[:128], config=dict(config), dir=str(folder), mode=mode, settings=settings)
+        run = wandb.init(
+            project=project,
+            group=group,
+            name=name[:128],
+            config=dict(config),
+            dir=str(folder),
+            id=earlier,
+            resume="allow" if earlier and not mode else None,  # offline, the id alone does it when the run is sent
+            mode=mode,
+            settings=settings,
+        )
         run.define_metric("step", hidden=True)
         run.define_metric("*", step_metric="step")
         return WandbLogger(run, folder, rollouts_every)
@@ -48,6 +60,12 @@ def open_wandb(project: str, group: str | None, rollouts_every: int, *, folder: 
     elif logger.url:
         _say(f"this run is shown at {logger.url}")
     return logger
+
+
+def _earlier_id(folder: Path) -> str | None:
+    """The id that a run in this folder had before it was interrupted: wandb's folders end with it."""
+    made = sorted((folder / "wandb").glob("*run-*-*"), key=lambda path: path.stat().st_mtime)
+    return made[-1].name.rpartition("-")[2] if made else None
 
 
 def _why_offline(settings: wandb.Settings) -> str:
