@@ -9,7 +9,7 @@ INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -c constrain
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-slow lint types bench bench-scaling clean
+.PHONY: help demo test test-slow lint types bench bench-scaling bench-scale clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -35,6 +35,9 @@ bench: .venv/.installed-dev ## ours beside Hugging Face and TRL, on one core; te
 
 bench-scaling: .venv/.installed-dev ## how a step grows with the group and the prompt, beside Hugging Face, with a plot; half an hour
 	$(BIN)/python benchmarks/scaling.py --json benchmarks/results $(ARGS)
+
+bench-scale: .venv/.installed-dev ## what each switch takes from a step's memory, loading by two ranks, checkpoints; half an hour
+	@set -e; for script in memory loading saving; do $(BIN)/python benchmarks/$$script.py --json benchmarks/results $(ARGS); done
 
 clean: ## remove caches and build products; .venv and outputs stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -19,6 +19,7 @@ from visual_rft.learner import Work
 from visual_rft.losses import KlOptions, policy_loss
 from visual_rft.models.policy import Policy
 from visual_rft.optimizer import Optimizer
+from visual_rft.policies import Models
 from visual_rft.rollout.engine import Decoding, Engine
 from visual_rft.tasks.task import Task
 from visual_rft.trainer import Trainer
@@ -61,7 +62,7 @@ class Ours:
         self.policy = Policy(model(size, machine.device, machine.dtype), range(size.speakable), machine.attention).to(machine.device)
         self.policy.model.model.visual.requires_grad_(train_tower)
         algorithm = AlgorithmOptions(kl=KlOptions(0.0), group_size=size.group, max_completion_tokens=size.tokens)
-        self.trainer = Trainer(self.policy, None, Mute(), _task(), algorithm, options)
+        self.trainer = Trainer(Models.whole(self.policy, None, Mute()), _task(), algorithm, options)
         decoding = Decoding(size.tokens, Mute.end_id)
         self.trainer.engine = Engine(Clocked(self.policy, self.clock), decoding, group=size.group, rows=size.rows, fixed=True)
         self._time_optimizer()
@@ -79,13 +80,13 @@ class Ours:
             with stage("encode"):
                 asked, features = trainer.look(self.prepared)
             with stage("rollout"):
-                groups, pending = trainer.sample(self.examples, asked, features, judge, seed=(SEED, self.number))
+                groups, pending = trainer.sample(self.examples, range(self.size.prompts), asked, features, judge, seed=(SEED, self.number))
             with stage("reference"):
-                batches = trainer.learner.pack(groups, asked, features)
+                rounds = trainer.learner.pack(groups, asked, features)
             totals_PG = torch.tensor([[trainer.task.total(r) for r in rewards.result()] for rewards in pending])
             advantages_PG = trainer.advantages(totals_PG, seed=(SEED, self.number))
             with stage("update"):
-                (update,) = trainer.learner.updates(Work(asked, features, batches, advantages_PG), LEARNING_RATE)
+                (update,) = trainer.learner.updates(Work(asked, features, rounds, advantages_PG), LEARNING_RATE)
         if fault := update.fault():
             raise ArithmeticError(fault)
         self.gap = update.metrics["rollout/trainer_logprob_gap"]

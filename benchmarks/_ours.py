@@ -23,6 +23,7 @@ from visual_rft.learner import Learner, Work
 from visual_rft.losses import KlOptions
 from visual_rft.models.policy import Policy
 from visual_rft.models.processor import Processor
+from visual_rft.policies import Models
 from visual_rft.rollout.engine import Decoding, Engine, Request
 from visual_rft.tasks.task import Task
 from visual_rft.trainer import Trainer
@@ -97,8 +98,8 @@ class Ours:
         ]
         asked = Asked(tuple(self.prompts), self.pixels)
         self.learner.optimizer.zero_grad()
-        batches = self.learner.pack(groups, asked, features)
-        self.learner.backward(Work(asked, features, batches, self.advantages_B.unflatten(0, (-1, self.workload.group))))
+        rounds = self.learner.pack(groups, asked, features)
+        self.learner.backward(Work(asked, features, rounds, self.advantages_B.unflatten(0, (-1, self.workload.group))))
 
     @torch.no_grad()
     def logprobs(self, completions_PG: Sequence[Sequence[Tensor]]) -> Tensor:
@@ -131,7 +132,7 @@ def steps(workload: Workload, *, kl: bool = False, train_tower: bool = False, co
     speaking, processor = policy(workload, train_tower=train_tower)
     reference = copy.deepcopy(speaking).requires_grad_(False) if kl else None
     algorithm = AlgorithmOptions(kl=KlOptions(KL if kl else 0.0), group_size=workload.group, max_completion_tokens=workload.tokens)
-    trainer = Trainer(speaking, reference, processor, _task(), algorithm, HardwareOptions())
+    trainer = Trainer(Models.whole(speaking, reference, processor), _task(), algorithm, HardwareOptions())
     run = trainer.run(examples(workload), steps=count, prompts_per_step=workload.prompts, learning_rate=1e-6, seed=workloads.SEED)
     for _ in range(count):
         gc.collect()

@@ -99,24 +99,29 @@ def _random(name: str, shape: torch.Size) -> Tensor:
     return torch.empty(shape, dtype=torch.bfloat16).normal_(std=0.02)
 
 
-def trainer(size: Size, folder: Path, changes: Mapping[str, Any], world: World) -> Trainer:
-    """Our trainer on a folder of this size, as a run makes it, with some options changed: `hardware.…`, `model.…` and `algorithm.…`. All
-    parts are trained, beside a reference, a step's streams in one pass; completions are of the workload's length, end or no end."""
-    parts: dict[str, dict[str, Any]] = {"hardware": {"tokens_per_micro_batch": size.tokens}, "model": {"max_pixels": size.pixels}, "algorithm": {}}
+def options(size: Size, folder: Path, changes: Mapping[str, Any]) -> tuple[ModelOptions, HardwareOptions, AlgorithmOptions]:
+    """Of a run on a folder of this size: all parts are trained, beside a reference, a step's streams in one pass; then what is changed, by the names
+    of conf/."""
+    named: dict[str, dict[str, Any]] = {
+        "model": {"name": "random", "path": str(folder), "min_pixels": (PATCH * MERGE) ** 2, "max_pixels": size.pixels, "learning_rate": RATE},
+        "hardware": {"tokens_per_micro_batch": size.tokens},
+        "algorithm": {"group_size": size.workload.group, "max_completion_tokens": size.workload.tokens, "kl.coefficient": workloads.KL},
+    }
     for name, value in changes.items():
         part, _, key = name.partition(".")
-        parts[part][key] = value
-    kl = parts["algorithm"].pop("kl.coefficient", workloads.KL)
-    algorithm = AlgorithmOptions(
-        kl=KlOptions(kl), max_completion_tokens=size.workload.tokens, **({"group_size": size.workload.group} | parts["algorithm"])
-    )
-    model = ModelOptions("random", str(folder), min_pixels=(PATCH * MERGE) ** 2, learning_rate=RATE, **parts["model"])
-    options = HardwareOptions(**parts["hardware"])
-    machine = hardware.prepare(options, workloads.SEED, world)
-    models = policies.load(model, options, machine, world, with_reference=kl > 0)
+        named[part][key] = value
+    kl = KlOptions(named["algorithm"].pop("kl.coefficient"))
+    return ModelOptions(**named["model"]), HardwareOptions(**named["hardware"]), AlgorithmOptions(kl=kl, **named["algorithm"])
+
+
+def trainer(size: Size, folder: Path, changes: Mapping[str, Any], world: World) -> Trainer:
+    """Our trainer with these options, as a run makes it; completions do not end before they are as long as they may be."""
+    model, machinery, algorithm = options(size, folder, changes)
+    machine = hardware.prepare(machinery, workloads.SEED, world)
+    models = policies.load(model, machinery, machine, world, with_reference=algorithm.kl.coefficient > 0)
     for policy in {models.policy, models.reference, models.speaker} - {None}:
         policy.banned = torch.cat([policy.banned, torch.tensor([models.processor.end_id], device=policy.device)])
-    return Trainer(models, ours._task(), algorithm, options, world)
+    return Trainer(models, ours._task(), algorithm, machinery, world)
 
 
 def steps(size: Size, of: Trainer, count: int) -> Iterator[Step]:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -201,7 +202,7 @@ def goes_on(name: str, shapes: Sequence[torch.Size]) -> bool:
     first = Side(_some(0, shapes), ADAMS[name])
     first.step(_some(1, shapes), 1e-3)
     second = Side(first.weights, ADAMS[name])
-    second.adam.load_state_dict(first.adam.state_dict())
+    second.adam.load_state_dict(deepcopy(first.adam.state_dict()))  # what is loaded is not copied
     random = torch.get_rng_state()
     first.step(_some(2, shapes), 1e-3)
     torch.set_rng_state(random)

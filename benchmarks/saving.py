@@ -2,10 +2,10 @@
 
     python benchmarks/saving.py --json benchmarks/results
 
-Three figures, each by a step without checkpoints: `blocked`, the seconds that `Checkpoints.save` keeps the loop (a copy of the tensors, and the wait for
-the checkpoint before it, if that is not yet written); `slowdown`, what the step that follows takes longer while a thread writes; and `ratio`, both
-together: what a step costs with a checkpoint after every one. With checkpoint.every=N the run pays an N-th of what is above 1. The must: blocked below
-10 %. The files go into $TMPDIR and are synced to the disk. The process is warm after one block of each kind.
+Three figures, each by a step without checkpoints: `blocked`, the seconds that `Checkpoints.save` keeps the loop (a copy of the tensors, and the wait
+for the checkpoint before it, if that is not yet written); `slowdown`, what the step that follows takes longer while a thread writes; and `ratio`,
+both together: what a step costs with a checkpoint after every one. With checkpoint.every=N a run pays an N-th of what is above 1. The must: blocked
+below 10 %. The files go into $TMPDIR and are synced to the disk. The process is warm after one block of each kind.
 """
 
 import sys

@@ -10,6 +10,7 @@ advantages, rollouts, the report) is not read.
 import math
 import sys
 import time
+from functools import partial
 
 import torch
 
@@ -56,17 +57,16 @@ def run(job: Job[TrainConfig]) -> None:
     labels = {example.id: solution(example, c.seed) for example in examples}
     policy, processor = loading.load(c.model, hardware.prepare(c.hardware, c.seed))
     optimizer = torch.optim.AdamW(policy.parameters(), weight_decay=c.algorithm.weight_decay)
-    folder = RunFolder.create(job.folder)
-    folder.write_config(job.yaml)
-    folder.write_environment(environment(str(policy.device), {"train": fingerprint(examples), "test": fingerprint(questions)}))
+    facts = environment(str(policy.device), {"train": fingerprint(examples), "test": fingerprint(questions)})
+    folder = RunFolder.create(job.folder, job.yaml, facts)
 
     with Console(steps) as console:
 
         def test(name: str) -> Evaluation:
             with console.stage(f"evaluate {name}", len(questions)) as advance:
                 tokens, together, workers = c.algorithm.max_completion_tokens, c.hardware.decoded_together, c.hardware.workers
-                answers = answer(policy, processor, questions, max_tokens=tokens, together=together, workers=workers)
-                return evaluate(task, questions, answers, advance)
+                ask = partial(answer, policy, processor, max_tokens=tokens, together=together, workers=workers)
+                return evaluate(task, questions, ask, advance)
 
         before = test("before")
         for step in range(steps):

@@ -30,10 +30,11 @@ torchrun=$!
 stop() {
     echo 75 >"$VISUAL_RFT_EXIT_FILE"
     local ranks
-    read -ra ranks <"/proc/$torchrun/task/$torchrun/children" && kill -USR1 "${ranks[@]}" || true
+    read -rd "" -a ranks <"/proc/$torchrun/task/$torchrun/children" || true # to the end of a file without lines
+    kill -USR1 "${ranks[@]}" || true # one may have ended
 }
 trap stop TERM USR1
-trap : INT # the ranks have it too, and this script still tells how they ended
+trap : INT # torchrun hands it on, and this script still tells how the ranks ended
 
 code=0
 while kill -0 "$torchrun" 2>/dev/null; do # a signal ends `wait` early

@@ -80,5 +80,6 @@ def conclude(folders: list[Path], sweep: bool) -> None:
 
 
 if __name__ == "__main__":
+    signal.alarm(150)  # a test that fails leaves nobody behind: ranks of torchrun are in sessions of their own
     config.conf_folder = lambda _: Path(os.environ["TOY_CONF"])
     sys.exit(start(ToyConfig, "toy", run, conclude=conclude))

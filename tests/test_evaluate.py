@@ -292,8 +292,8 @@ def test_a_damaged_checkpoint_leaves_nothing(tmp_path: Path, monkeypatch: pytest
     shutil.copytree(folder("embedded:tiny"), "checkpoints/step_000001")
     Path("checkpoints/step_000001/model.safetensors").write_bytes(b"cut")
     refused("run=.: config.yaml is not the configuration of a run; give the checkpoint as model.path=", capfd, "run=.")
-    Path("config.yaml").write_text("task: {name: fsod_digits}\nmodel: {name: tiny, path: x, min_pixels: 1, max_pixels: 1, learning_rate: 1}\n")
-    refused("model.path=checkpoints/step_000001: checkpoints/step_000001 is no readable Qwen2-VL folder", capfd, "run=.")
+    Path("config.yaml").write_text("task: {name: fsod_digits}\nmodel: {name: tiny, path: x, min_pixels: 1, max_pixels: 1, learning_rate: 1}\nhardware: {precision: float32}\n")
+    refused("model.path=checkpoints/step_000001: checkpoints/step_000001/model.safetensors: damaged (", capfd, "run=.")
 
 
 def test_every_knob_is_read() -> None:

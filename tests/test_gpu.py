@@ -35,6 +35,7 @@ from visual_rft.algorithm import AlgorithmOptions
 from visual_rft.hardware import Attention, HardwareOptions, Precision, prepare
 from visual_rft.models.loading import ModelOptions, Part, load
 from visual_rft.models.policy import Policy
+from visual_rft.policies import Models
 from visual_rft.rollout.engine import Decoding, Engine, Request, Sampled
 from visual_rft.rollout.graphs import Replays
 from visual_rft.tasks.task import Task
@@ -340,7 +341,7 @@ def test_two_steps_of_training_with_hardware_gpu(frozen: list[Part]) -> None:
     reference = deepcopy(trained).requires_grad_(False)
     task = Task(_nothing, _vowels, _nothing, _nothing, {"vowels": 1.0})  # type: ignore[arg-type]
     algorithm = AlgorithmOptions(group_size=4, max_completion_tokens=32)
-    trainer = Trainer(trained, reference, processor, task, algorithm, options)
+    trainer = Trainer(Models.whole(trained, reference, processor), task, algorithm, options)
     trainer.check_rollout(_examples(2), seed=0)
     steps = list(trainer.run(_examples(12), steps=2, prompts_per_step=6, learning_rate=1e-4, seed=0))
     assert [step.number for step in steps] == [1, 2]

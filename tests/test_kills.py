@@ -11,11 +11,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from itertools import count
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from many import SECONDS, Started, entry, free_port
@@ -26,6 +27,7 @@ SMALL = [
     "prompts_per_step=2",
     "algorithm.group_size=4",
     "task.shots=1",
+    "data.train_images=60",
     "data.test_images=4",
     "hardware.threads=1",
     "logger.report_images=2",
@@ -36,6 +38,14 @@ MINUTE = 60.0
 TIMES = ("time/", "throughput/", "memory/")  # what no two runs have alike
 
 Moment = Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Kill:
+    """When processes of a run are killed, and which; None: all."""
+
+    moment: "Callable[[Run], Moment]"
+    only: int | None = None
 
 
 @dataclass(frozen=True)
@@ -62,14 +72,14 @@ def comparable(line: str) -> str:
     return json.dumps({name: value for name, value in json.loads(line).items() if not name.startswith(TIMES)})
 
 
-def outcome(run: Run) -> dict[str, object]:
+def outcome(run: Run) -> dict[str, Any]:
     """What must not depend on kills: every byte of the logs, times apart, the answers, the weights."""
     shards = {file.name: file.read_bytes() for file in sorted((run.folder / f"checkpoints/step_{STEPS:06d}").glob("*.safetensors"))}
     answers = {name: (run.folder / f"answers_{name}.jsonl").read_bytes() for name in ("before", "after")}
     return {"metrics": list(map(comparable, run.lines())), "rollouts": run.lines("rollouts.jsonl"), "answers": answers, "weights": shards}
 
 
-def assert_same(run: Run, expected: dict[str, object]) -> None:
+def assert_same(run: Run, expected: dict[str, Any]) -> None:
     found = outcome(run)
     assert expected["weights"], "there is something to compare"
     assert [name for name in expected if found[name] != expected[name]] == []
@@ -126,23 +136,35 @@ def rewinding(run: Run) -> Moment:
     return lambda: log.exists() and log.stat().st_ino != before
 
 
-def killed(run: Run, moments: Iterator[Callable[[Run], Moment]], enough: int = 10**6) -> int:
-    """Starts the run again and again, and kills it at the moments, until it has finished (or so many kills were made); returns how many hit it."""
+def killed(run: Run, kills: Iterator[Kill], enough: int = 10**6) -> int:
+    """Starts the run again and again, and kills it, until it has finished (or so many kills were made); returns how many hit it."""
     hits = 0
     for attempt in count(1):
         kept, saved = run.lines(), run.saved()
-        moment, started = next(moments)(run), run.start(attempt)
+        kill, started = next(kills), run.start(attempt)
+        moment = kill.moment(run)
         while not started.is_over and (hits >= enough or not moment()):
             time.sleep(0.0005)
         over = started.is_over
+        if kill.only is not None and not over:
+            assert_ends_the_others(started, kill.only)
         started.kill()
         assert_went_on(run, kept, saved, started.text("err", 0))
         if over:
             assert [process.exitcode for process in started.processes] == [0] * run.size, started.text("err", 0)
-            assert all(started.text("out", rank) == "" for rank in range(1, run.size)) and "run folder:" in started.text("out", 0)
+            assert all(started.text("out", rank) == "" for rank in range(1, run.size)) and started.text("out", 0).count("run folder:") == 1
             return hits
         hits += 1
     raise AssertionError
+
+
+def assert_ends_the_others(started: Started, dead: int) -> None:
+    """Within a minute, in one line and no traceback: the reason is the dead one's to say."""
+    started.kill([dead])
+    codes = started.wait(MINUTE)
+    said = "".join(started.text("err", rank) for rank in range(len(codes)) if rank != dead)
+    assert all(code == 1 for rank, code in enumerate(codes) if rank != dead), (codes, said)
+    assert said.count("lost the connection to another rank") == 1 and "Traceback" not in said, said
 
 
 def assert_went_on(run: Run, kept: list[str], saved: int | None, said: str) -> None:
@@ -156,17 +178,30 @@ def assert_went_on(run: Run, kept: list[str], saved: int | None, said: str) -> N
         assert len(old) == saved + 1 and run.lines()[: len(old)] == old
 
 
+def to_the_end() -> Kill:
+    return Kill(lambda _: after(10 * MINUTE))
+
+
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(by_one: Whole, tmp_path: Path) -> None:
     run = Run(tmp_path / "run", 1)
-    moments = [beginning, naming, rewinding, saving, at_the_end, rewinding]
-    assert killed(run, iter([*moments, lambda _: after(MINUTE)])) == len(moments)
+    kills = [Kill(beginning), Kill(naming), Kill(rewinding), Kill(at_the_end)]
+    assert killed(run, iter([*kills, to_the_end()])) == len(kills)
     assert_same(run, by_one.outcome)
 
 
-def test_two_killed_ranks_go_on_as_if_nothing_had_happened(by_two: Whole, tmp_path: Path) -> None:
+def test_a_run_goes_on_when_one_of_two_ranks_was_killed(by_two: Whole, tmp_path: Path) -> None:
     run = Run(tmp_path / "run", 2)
-    assert killed(run, iter([saving, naming, lambda _: after(MINUTE)])) == 2
+    assert killed(run, iter([Kill(naming, only=1), to_the_end()])) == 1
     assert_same(run, by_two.outcome)
+
+
+def test_two_ranks_write_what_one_does(by_one: Whole, by_two: Whole) -> None:
+    """The first step and the answers before it; what comes later is the sampling rule's."""
+    (before, first), (others_before, others) = ([json.loads(line) for line in whole.outcome["metrics"][:2]] for whole in (by_one, by_two))
+    assert others_before == before and others == pytest.approx(first, abs=1e-5, rel=1e-5)
+    assert by_two.outcome["answers"]["before"] == by_one.outcome["answers"]["before"]
+    said, others_said = ([r["completion"] for r in map(json.loads, whole.outcome["rollouts"]) if r["step"] == 1] for whole in (by_one, by_two))
+    assert others_said == said and len(said) == 8
 
 
 @pytest.mark.slow
@@ -175,15 +210,52 @@ def test_twenty_kills_at_random_moments(size: int, tmp_path: Path, request: pyte
     whole: Whole = request.getfixturevalue("by_one" if size == 1 else "by_two")
     chance, hits = Random(size), 0
 
-    def moments() -> Iterator[Callable[[Run], Moment]]:
-        aims: list[Callable[[Run], Moment]] = [saving, naming, at_the_end, rewinding, beginning]
+    def kills() -> Iterator[Kill]:
         while True:
-            aimed = chance.random() < 0.3
-            yield chance.choice(aims) if aimed else lambda _: after(chance.uniform(0, whole.seconds))
+            seconds = chance.uniform(0, whole.seconds)
+            aim = (
+                chance.choice([saving, naming, at_the_end, rewinding, beginning])
+                if chance.random() < 0.3
+                else lambda _, seconds=seconds: after(seconds)
+            )
+            yield Kill(aim, only=chance.choice([None, None, *range(size)]) if size > 1 else None)
 
     for number in count():
         run = Run(tmp_path / str(number) / "run", size)
-        hits += killed(run, moments(), enough=20 - hits)
+        hits += killed(run, kills(), enough=20 - hits)
         assert_same(run, whole.outcome)
         if hits == 20:
             return
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dead", [0, 1])
+def test_under_torchrun_the_dead_rank_is_named_first(dead: int, tmp_path: Path) -> None:
+    run, log = Run(tmp_path / "run", 2), tmp_path / "log"
+    argv = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}", "-m", "visual_rft.train"]
+    with log.open("wb") as file:
+        argv += [*SMALL, "steps=1000", f"hydra.run.dir={run.folder}"]
+        torchrun = subprocess.Popen(argv, stdout=file, stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": "1"}, start_new_session=True)
+    try:
+        end = time.monotonic() + SECONDS
+        while len(run.lines()) < 3:
+            assert torchrun.poll() is None and time.monotonic() < end, log.read_text()
+            time.sleep(0.1)
+        os.kill(rank_of(torchrun.pid, dead), signal.SIGKILL)
+        assert torchrun.wait(MINUTE) != 0
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(torchrun.pid, signal.SIGKILL)
+    said = log.read_text()
+    named, others = said.find(f"local_rank: {dead}"), [said.find(word) for word in ("Traceback", "lost the connection") if word in said]
+    assert 0 <= named < min(others, default=len(said)), said
+
+
+def rank_of(launcher: int, rank: int) -> int:
+    """The process of a rank, among its launcher's children."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            is_child = f"\nPPid:\t{launcher}\n" in (folder / "status").read_text()
+            if is_child and f"\0LOCAL_RANK={rank}\0".encode() in b"\0" + (folder / "environ").read_bytes():
+                return int(folder.name)
+    raise AssertionError(f"no rank {rank}")

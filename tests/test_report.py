@@ -305,8 +305,7 @@ def test_an_evaluation_alone_is_a_report_of_one_column(tmp_path: Path) -> None:
 
 
 def test_a_run_folder_holds_all_that_its_report_shows(tmp_path: Path) -> None:
-    folder = RunFolder.create(tmp_path / "run")
-    folder.write_config(REPORT.config_yaml)
+    folder = RunFolder.create(tmp_path / "run", REPORT.config_yaml, {})
     for line in METRICS:
         folder.log_metrics(line["step"], {key: float("nan") if value is None else value for key, value in line.items() if key != "step"})
     for step in (1, 2, 3):

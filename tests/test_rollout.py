@@ -195,7 +195,7 @@ def test_a_completion_depends_on_its_own_seed_alone(untrained: Untrained, ragged
     def texts(examples: list[Example], group: int, seed: tuple[int, ...]) -> list[list[str]]:
         prepared = ask(policy, prepare(processor, examples))
         engine = Engine(policy, Decoding(12, processor.end_id), group=group, rows=20, fixed=False)
-        groups = dict(sample_groups(engine, processor, prepared, policy.encode(prepared.pixels), seed))
+        groups = dict(sample_groups(engine, processor, prepared, policy.encode(prepared.pixels), range(len(examples)), seed))
         return [[completion.text for completion in groups[p]] for p in range(len(examples))]
 
     whole = texts(ragged, 4, (3, 5))

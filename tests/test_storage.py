@@ -29,7 +29,7 @@ SPAWN = multiprocessing.get_context("forkserver")  # one process imports torch, 
 SPAWN.set_forkserver_preload(["visual_rft.checkpoint", "torch.distributed.tensor", "torch.distributed.device_mesh"])
 
 
-def together(size: int, action: Callable[..., None], *arguments: Any, seconds: float = 60) -> None:
+def together(size: int, action: Callable[..., None], *arguments: Any, seconds: float = 120) -> None:
     """Runs `action(world, *arguments)` on so many ranks; an error of one, or no end in time, fails the test."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -110,7 +110,9 @@ class Learner:
     def update(self, work: Work, learning_rate: float) -> Update:
         """One optimizer step on the whole batch."""
         self.optimizer.zero_grad()
+        self.policy.train()  # in which alone layers may forget what they can compute again
         measured, unsound = self.backward(work)
+        self.policy.eval()
         norm = self.optimizer.step(learning_rate, max_grad_norm=self.algorithm.max_grad_norm).item()
         return Update(measured | {"policy/grad_norm": norm, "policy/lr": learning_rate}, unsound)
 

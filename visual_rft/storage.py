@@ -79,6 +79,7 @@ class Writer(HuggingFaceStorageWriter):
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         """Runs on the first rank, when all have written."""
+        super().finish(metadata, results)
         files = sorted({result.storage_data for results_of_rank in results for result in results_of_rank})
         (self.folder / SHARDS).write_text(json.dumps(files, indent=1) + "\n", encoding="utf-8")
 

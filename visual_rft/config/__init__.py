@@ -204,7 +204,7 @@ def _launch(task: Task[Schema], name: str, conf: Path, args: Namespace, argument
             away = [Ending(BUG, f"{lost}; its log is beside that file; jobs that still run go on")]
     if not task.endings:  # none has run in this process
         for ending in away:
-            say(ending)
+            say(ending, elsewhere=True)
         task.endings.extend(away)
 
 

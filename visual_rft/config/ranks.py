@@ -65,9 +65,9 @@ def attempt(action: Callable[[], Path | None], world: World, label: str = "", fo
         return _left_alone(world, meeting) if is_gone(error) else _bug(f"rank {world.rank}: {label}{traceback.format_exc()}", world, meeting)
 
 
-def say(ending: Ending) -> None:
-    """What the rank has to say, on stderr."""
-    for text in (ending.said, ending.text):
+def say(ending: Ending, elsewhere: bool = False) -> None:
+    """What the rank has to say, on stderr; where it ended elsewhere, what others had said there too."""
+    for text in (ending.said if elsewhere else "", ending.text):
         if text:
             print(text, file=sys.stderr)
 

@@ -121,7 +121,7 @@ def _build(options: ModelOptions, machine: Machine) -> tuple[Policy, Processor]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise ValueError(f"model.path={options.path}: {source} is no readable Qwen2-VL folder ({reason}); copy it again, whole") from error
-    return Policy(model, processor.allowed_ids, machine.attention), processor
+    return Policy(model, processor.allowed_ids, machine.attention).eval(), processor
 
 
 def _without_memory(source: Path, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
