@@ -3,16 +3,18 @@
     python benchmarks/memory.py --json benchmarks/results
     python benchmarks/memory.py --device cuda          (in bfloat16, and the rungs that need a GPU)
 
-Every rung is a process of its own, so that no peak hides in another's, and loads a folder of random weights as a run does; the rungs take turns. Two
-steps: the peak is that of both, the seconds are the second's.
+Every rung is a process of its own, so that no peak hides in another's, and loads a folder of random weights as a run does; the rungs take turns. The
+first of its two steps is for the memory, the second for the seconds.
 
-Memory on the CPU is anonymous memory (RssAnon, looked at every 3 ms): tensors, and what the heap keeps of freed ones, as the system counts it against
-a limit. What interpreter and libraries hold before the model is loaded is subtracted; mapped files, which the system may drop, are not in it. On a
-GPU it is torch.cuda.max_memory_allocated. `held` is what is there before the first step: weights, reference, optimizer. Of two ranks it is the
-greater. Ratios are a rung's own: its peak, and its seconds, by those of the rung beside it in the same turn; below 1 is less.
+Memory on the CPU is anonymous memory (RssAnon, looked at every 3 ms) above what interpreter and libraries hold before the model is loaded; mapped files,
+which the system may drop, are not in it. Malloc is told to give back what is freed, so this is tensors that are alive, as on a GPU, and not what the
+heap hoards; that costs time, so it is told the contrary for the second step. On a GPU it is torch.cuda.max_memory_allocated. `held` is what is there
+before the first step: weights, reference, optimizer. Of two ranks it is the greater. Ratios are a rung's own: its peak, and its seconds, by those of
+the rung beside it (its default or, where it says so, another) in the same turn; below 1 is less.
 """
 
 import argparse
+import ctypes
 import json
 import sys
 import tempfile
@@ -30,14 +32,14 @@ from visual_rft.distributed import World, join
 from visual_rft.hardware import ActivationCheckpointing, Precision
 from visual_rft.models.loading import Part
 
-LADDER = Workload("ladder", cells=(12, 12), text_tokens=42, vocabulary=16384, tokens=24)
+LADDER = Workload("ladder", cells=(10, 10), text_tokens=42, vocabulary=16384, tokens=16)
 SIZES = {
-    "ladder": Size(LADDER, hidden=384, mlp=768, layers=20, tower=256, blocks=12),
+    "ladder": Size(LADDER, hidden=384, mlp=768, layers=16, tower=256, blocks=8),
     "tiny": Size(TINY, hidden=96, mlp=64, layers=2, tower=32, blocks=2),
 }
 HEADLINE = "hardware.activation_checkpointing=full"
 BASE, ROUNDED = "everything trained, one pass", "bfloat16, float32 masters"
-STEPS = 2
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 @dataclass(frozen=True)
@@ -73,22 +75,31 @@ def ladder(size: Size) -> dict[str, Rung]:
     }
 
 
+def give_back(*, everything: bool) -> None:
+    """Whether malloc returns each freed tensor of 128 kB or more to the system at once, or keeps what is below 32 MB, as it learns to do by itself."""
+    malloc = ctypes.CDLL(None)
+    for option, size in ((M_MMAP_THRESHOLD, 2**17 if everything else 2**25), (M_TRIM_THRESHOLD, 2**17 if everything else 2**26)):
+        assert malloc.mallopt(option, size) == 1
+
+
 def child(size: Size, folder: Path, rung: Rung, device: str, world: World) -> dict[str, Any]:
     """What the steps of one rung need in this process, and in the others of its run."""
     on_gpu = device == "cuda"
     changes = {"hardware.device": device} | ({"hardware.precision": Precision.bfloat16} if on_gpu else {}) | rung.changes
+    give_back(everything=True)
     with Peak() as memory:
         here = trainer(size, folder, changes, world)
         if world.size == 1 and not here.hardware.master_weights and any(m.dtype == torch.float32 for m in here.learner.optimizer.masters.values()):
             return {"not measured": "the optimizer keeps float32 masters all the same"}
         held = torch.cuda.memory_allocated() if on_gpu else memory.look()
         torch.cuda.reset_peak_memory_stats() if on_gpu else memory.forget()
-        run = steps(size, here, STEPS)
-        for _ in range(STEPS):
-            started = clock()
-            step = next(run)
-            seconds, cpu = clock(started)
-            assert step.skipped is None
+        run = steps(size, here, 2)
+        first = next(run)
+    give_back(everything=False)
+    started = clock()
+    second = next(run)
+    seconds, cpu = clock(started)
+    assert first.skipped is second.skipped is None
     peak = torch.cuda.max_memory_allocated() if on_gpu else memory.anonymous
     found = world.gather({"peak_gb": peak / 1e9, "held_gb": held / 1e9, "seconds": seconds, "cpu_seconds": cpu})
     return {name: max(of_rank[name] for of_rank in found) for name in found[0]}

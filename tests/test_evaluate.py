@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 from visual_rft import train, workload
 from visual_rft.config import keys
 from visual_rft.evaluate import EvaluateConfig, given, main
-from visual_rft.policies import newest_checkpoint
 from visual_rft.models.loading import folder
+from visual_rft.policies import newest_checkpoint
 from visual_rft.rewards.options import RewardOptions
 from visual_rft.sources.digits import CATEGORIES, DigitOptions
 from visual_rft.sources.jsonl import read_text
@@ -292,7 +292,9 @@ def test_a_damaged_checkpoint_leaves_nothing(tmp_path: Path, monkeypatch: pytest
     shutil.copytree(folder("embedded:tiny"), "checkpoints/step_000001")
     Path("checkpoints/step_000001/model.safetensors").write_bytes(b"cut")
     refused("run=.: config.yaml is not the configuration of a run; give the checkpoint as model.path=", capfd, "run=.")
-    Path("config.yaml").write_text("task: {name: fsod_digits}\nmodel: {name: tiny, path: x, min_pixels: 1, max_pixels: 1, learning_rate: 1}\nhardware: {precision: float32}\n")
+    Path("config.yaml").write_text(
+        "task: {name: fsod_digits}\nmodel: {name: tiny, path: x, min_pixels: 1, max_pixels: 1, learning_rate: 1}\nhardware: {precision: float32}\n"
+    )
     refused("model.path=checkpoints/step_000001: checkpoints/step_000001/model.safetensors: damaged (", capfd, "run=.")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -138,18 +139,41 @@ def test_another_configuration_is_refused_by_the_key_that_differs(whole: Path, c
     assert err.startswith(f"{whole} holds a run of another configuration (task, seed); ") and err.count("\n") == 1
 
 
-@pytest.mark.parametrize("content", [b"", b"no tensors", b"PK\x03\x04"])
+@pytest.fixture(scope="module")
+def cut_off(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A run that was interrupted after step 3."""
+    path = tmp_path_factory.mktemp("cut off")
+    with pytest.MonkeyPatch.context() as patch:
+        interrupted(patch, EVERY, f"hydra.run.dir={path}", after=3)
+    yield path
+
+
+@pytest.mark.parametrize(
+    "file, content",
+    [(file, content) for file in ("*.safetensors", "shards.json", "run.json") for content in (b"", b"no tensors", b"PK\x03\x04")]
+    + [("*.safetensors", None)],  # without its last file, run.json, it would never have been whole
+)
 def test_a_damaged_state_is_refused_with_the_remedy(
-    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    file: str, content: bytes | None, cut_off: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    folder = f"hydra.run.dir={tmp_path}"
-    interrupted(monkeypatch, EVERY, folder, after=3)
-    state = tmp_path / "checkpoints/step_000002/trainer.pt"
-    state.write_bytes(content)
+    run = tmp_path / "run"
+    shutil.copytree(cut_off, run)
+    (state,) = (run / "checkpoints/step_000002").glob(file)
+    state.write_bytes(content) if content is not None else state.unlink()
+    config = (run / "config.yaml").read_text()
     capfd.readouterr()
-    assert main([*SMALL, EVERY, folder, "resume=auto"]) == 2
+    assert main([*SMALL, EVERY, f"hydra.run.dir={run}", "resume=auto"]) == 2
     assert capfd.readouterr().err == f"{state.parent}: damaged; delete it to go on from the one before it\n"
-    assert (tmp_path / "config.yaml").exists()
+    assert (run / "config.yaml").read_text() == config and not (run / "summary.json").exists()
+
+
+def test_a_checkpoint_that_was_deleted_since_it_was_damaged_is_not_missed(whole: Path, cut_off: Path, tmp_path: Path) -> None:
+    """The remedy is one: the run goes on from the point before, here its beginning."""
+    run = tmp_path / "run"
+    shutil.copytree(cut_off, run)
+    shutil.rmtree(run / "checkpoints/step_000002")
+    assert main([*SMALL, EVERY, f"hydra.run.dir={run}", "resume=auto"]) == 0
+    assert_same(whole, run)
 
 
 def test_a_run_that_is_still_going_on_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

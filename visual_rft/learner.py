@@ -4,7 +4,7 @@ Axes: P prompts a step, G completions a prompt, B rows of one micro-batch, T com
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, zip_longest
 from math import isfinite
@@ -54,12 +54,9 @@ class Work:
     advantages_PG: Tensor
 
 
-def _same_pace(_: str) -> float:
-    return 1.0
-
-
 class Learner:
-    """The policy, the reference it is held near, and the optimizer that moves it; `budget` is in tokens of a micro-batch's streams.
+    """The policy, the reference it is held near, and the optimizer that moves it (AdamW in float32, all weights alike, if none is given); `budget` is
+    in tokens of a micro-batch's streams.
 
     Each rank of the `world` has groups of its own; losses, gradients and figures are those of all groups together.
     """
@@ -72,10 +69,10 @@ class Learner:
         budget: int,
         *,
         world: World = ALONE,
-        pace: Callable[[str], float] = _same_pace,
+        optimizer: Optimizer | None = None,
     ) -> None:
         self.policy, self.reference, self.algorithm, self.budget, self.world = policy, reference, algorithm, budget, world
-        self.optimizer = Optimizer(policy.model, weight_decay=algorithm.weight_decay, pace=pace)
+        self.optimizer = optimizer or Optimizer(policy.model, weight_decay=algorithm.weight_decay)
 
     @torch.no_grad()
     def pack(self, groups: Sequence[Group], asked: Asked, features: Sequence[Tensor]) -> list[list[Batch]]:

@@ -1,5 +1,8 @@
 """AdamW in float32 for weights in any precision: with bfloat16 weights, a float32 master of each is what is updated, and copied back.
 
+Without masters bfloat16 weights are updated where they stand, and what their rounding drops is kept beside them (Kahan summation): 10 bytes a
+weight, its gradient among them, instead of 18, and as near to the masters' way as bfloat16 can come (docs/LOG.md).
+
 Weights may be whole or spread over ranks: the gradient is clipped by the norm of all of it.
 """
 
@@ -14,21 +17,23 @@ from torch.distributed.tensor import DTensor
 class Optimizer:
     """Updates the trained parameters of a module in place. Gradients of several backward passes add up in float32.
 
-    `pace` says by a parameter's name how fast it moves, as a multiple of a step's learning rate.
+    `pace` says by a parameter's name how fast it moves, as a multiple of a step's learning rate. `masters` maps each trained parameter's name to
+    what is updated: its float32 master, or itself.
     """
 
-    def __init__(self, module: nn.Module, *, weight_decay: float, pace: Callable[[str], float] = lambda _: 1.0) -> None:
+    def __init__(self, module: nn.Module, *, weight_decay: float, pace: Callable[[str], float] = lambda _: 1.0, with_masters: bool = True) -> None:
         self.trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
-        self.masters = {name: p if p.dtype == torch.float32 else p.detach().float().requires_grad_() for name, p in self.trained.items()}
+        in_place = {name for name, p in self.trained.items() if p.dtype == torch.float32 or not with_masters}
+        self.masters = {name: p if name in in_place else p.detach().float().requires_grad_() for name, p in self.trained.items()}
         self.copied = [(parameter, self.masters[name]) for name, parameter in self.trained.items() if parameter is not self.masters[name]]
         for parameter, master in self.copied:
             parameter.register_post_accumulate_grad_hook(_moves_to(master))
         groups: dict[float, list[Tensor]] = {}
         for name, master in self.masters.items():
             groups.setdefault(pace(name), []).append(master)
-        on_gpu = all(master.is_cuda for master in self.masters.values())
         paced = [{"params": masters, "pace": multiple} for multiple, masters in groups.items()]
-        self.adamw = torch.optim.AdamW(paced, weight_decay=weight_decay, fused=on_gpu or None)
+        is_exact = all(master.dtype == torch.float32 for master in self.masters.values())
+        self.adamw = (_in_float32 if is_exact else _compensated)(paced, weight_decay)
         self._begin()
 
     def _begin(self) -> None:
@@ -36,9 +41,8 @@ class Optimizer:
         for master in self.masters.values():
             master.grad = torch.zeros_like(master)
         self._move(0.0)
-        for state in self.adamw.state.values():
-            for tensor in state.values():
-                tensor.zero_()
+        for tensor in self.state().values():
+            tensor.zero_()
         self.zero_grad()
 
     def zero_grad(self) -> None:
@@ -68,7 +72,24 @@ class Optimizer:
     def state(self) -> dict[str, Tensor]:
         """What the next steps depend on beside the masters, by name: read a saved one into these tensors, and the masters, to go on from it."""
         names = {master: name for name, master in self.masters.items()}
-        return {f"{kind}.{names[master]}": tensor for master, state in self.adamw.state.items() for kind, tensor in state.items()}
+        of_weights = {f"{kind}.{names[master]}": tensor for master, state in self.adamw.state.items() for kind, tensor in state.items()}
+        of_groups = {f"{kind}.{i}": value for i, group in enumerate(self.adamw.param_groups) for kind, value in group.items()}
+        return of_weights | {name: value for name, value in of_groups.items() if isinstance(value, Tensor)}
+
+
+def _in_float32(groups: list[dict[str, Any]], weight_decay: float) -> torch.optim.Optimizer:
+    on_gpu = all(weight.is_cuda for group in groups for weight in group["params"])
+    return torch.optim.AdamW(groups, weight_decay=weight_decay, fused=on_gpu or None)
+
+
+def _compensated(groups: list[dict[str, Any]], weight_decay: float) -> torch.optim.Optimizer:
+    try:
+        from optimi import AdamW
+    except ImportError as error:
+        remedy = "install the lean extra, `pip install torch-optimi`, or leave master_weights=true"
+        raise ValueError(f"hardware.master_weights=false: torch-optimi is not installed; {remedy}") from error
+    optimizer: torch.optim.Optimizer = AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-8, weight_decay=weight_decay, kahan_sum=True, triton=False)
+    return optimizer
 
 
 def _moves_to(master: Tensor) -> Any:

@@ -21,6 +21,7 @@ from visual_rft.hardware import HardwareOptions
 from visual_rft.inference import Asked, Prepared, ask, prepare, prepare_ahead, sample_groups
 from visual_rft.learner import Learner, Work
 from visual_rft.measurements import Stopwatch, batch_metrics, logprob_gap, mean_metrics
+from visual_rft.optimizer import Optimizer
 from visual_rft.policies import Models
 from visual_rft.rollout.engine import Decoding, Engine
 from visual_rft.seeding import Role, stream
@@ -78,8 +79,10 @@ class Trainer:
     def __init__(self, models: Models, task: Task, algorithm: AlgorithmOptions, hardware: HardwareOptions, world: World = ALONE) -> None:
         self.models, self.task, self.algorithm, self.hardware, self.world = models, task, algorithm, hardware, world
         self.processor, self.speaker = models.processor, models.speaker
+        decay, with_masters = algorithm.weight_decay, hardware.master_weights
+        optimizer = Optimizer(models.policy.model, weight_decay=decay, pace=models.pace, with_masters=with_masters)
         budget = hardware.tokens_per_micro_batch
-        self.learner = Learner(models.policy, models.reference, algorithm, budget, world=world, pace=models.pace)
+        self.learner = Learner(models.policy, models.reference, algorithm, budget, world=world, optimizer=optimizer)
         self.progress = Progress()
 
     def tensors(self) -> dict[str, Tensor]:
