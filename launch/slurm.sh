@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Several machines of a Slurm cluster, one process a GPU:  sbatch launch/slurm.sh hardware=gpu task=fsod_coco
+# Several machines of a Slurm cluster, one process a GPU:  sbatch launch/slurm.sh hardware=slurm_2x8 task=fsod_coco
 # What sbatch is given goes before these lines:  sbatch --nodes=1 --partition=long launch/slurm.sh …
 #
 # Shortly before the time is up, and when the job is preempted, the ranks save and stop, and the job is queued again: with resume=auto, as here, it

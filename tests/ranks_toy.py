@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import ClassVar
 
 from omegaconf import MISSING
 
@@ -29,6 +30,8 @@ class Fails(StrEnum):
 class ToyConfig:
     """`steps`: gathers; `pause`: seconds between two; `fails`, `rank` (-1: all) and `at`: what goes wrong where; `once`: only at the first try;
     `resume`: what the scripts of launch/ add."""
+
+    in_ranks: ClassVar = True
 
     steps: int = MISSING
     pause: float = MISSING

@@ -51,6 +51,7 @@ from visual_rft.vocabulary import Answer, Example, Refusal
 class EvaluateConfig(MeantFor):
     """Who answers: the model, or that of the newest checkpoint of the folder `run`, or the file `predictions`."""
 
+    in_ranks: ClassVar = True
     model: ModelOptions = MISSING
     task: TaskOptions = MISSING
     data: DataOptions = MISSING

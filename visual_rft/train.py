@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import MISSING
 from safetensors import SafetensorError
@@ -51,6 +51,7 @@ from visual_rft.vocabulary import Example
 class TrainConfig:
     """The whole configuration of a training run. Each part goes to the room that declares it; nothing below sees it whole."""
 
+    in_ranks: ClassVar = True
     model: ModelOptions = MISSING
     task: TaskOptions = MISSING
     data: DataOptions = MISSING

@@ -46,10 +46,10 @@ def start(
 ) -> int:
     """Compose conf/<name>.yaml with `argv` (default: the command line), check every job, run each; returns the exit code.
 
-    `schema` is a plain dataclass, in Hydra's store as `<name>_schema`; `schemas` are those that a YAML of a group may begin with, as
-    `<group>/<name>_schema`. A ValueError, of a `__post_init__` or of `run`, is a refusal: its text is the line. Nothing is written before all jobs
-    of a sweep have passed; one that fails later does not stop the others. At the end `conclude` is given, on the first rank, the folders of the jobs
-    that succeeded: those that `run` returns, else the jobs' own; and whether they are of a sweep.
+    `schema` is a plain dataclass, in Hydra's store as `<name>_schema`; one with `in_ranks = True` may run in several processes. `schemas` are those
+    that a YAML of a group may begin with, as `<group>/<name>_schema`. A ValueError, of a `__post_init__` or of `run`, is a refusal: its text is the
+    line. Nothing is written before all jobs of a sweep have passed; one that fails later does not stop the others. At the end `conclude` is given, on
+    the first rank, the folders of the jobs that succeeded: those that `run` returns, else the jobs' own; and whether they are of a sweep.
     """
     register(schema, name, schemas)
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -57,6 +57,8 @@ def start(
     endings: list[Ending] = []
 
     def main(world: World) -> None:
+        if world.size > 1 and not getattr(schema, "in_ranks", False):
+            raise ValueError(f"visual_rft.{name} is for one process; start it without a launcher")
         task = Task(schema, list(keys(schema)), run, world.first(datetime.now), world, endings)
         args = _parse(arguments)
         _check_launcher(args, world)
