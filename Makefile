@@ -36,7 +36,7 @@ bench: .venv/.installed-dev ## ours beside Hugging Face and TRL, on one core; te
 bench-scaling: .venv/.installed-dev ## how a step grows with the group and the prompt, beside Hugging Face, with a plot; half an hour
 	$(BIN)/python benchmarks/scaling.py --json benchmarks/results $(ARGS)
 
-bench-scale: .venv/.installed-dev ## what each switch takes from a step's memory, loading by two ranks, checkpoints; half an hour
+bench-scale: .venv/.installed-dev ## what each switch takes from a step's memory, loading by two ranks, checkpoints; twenty minutes
 	@set -e; for script in memory loading saving; do $(BIN)/python benchmarks/$$script.py --json benchmarks/results $(ARGS); done
 
 clean: ## remove caches and build products; .venv and outputs stay

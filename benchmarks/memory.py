@@ -6,11 +6,11 @@
 Every rung is a process of its own, so that no peak hides in another's, and loads a folder of random weights as a run does; the rungs take turns. The
 first of its two steps is for the memory, the second for the seconds.
 
-Memory on the CPU is anonymous memory (RssAnon, looked at every 3 ms) above what interpreter and libraries hold before the model is loaded; mapped files,
-which the system may drop, are not in it. Malloc is told to give back what is freed, so this is tensors that are alive, as on a GPU, and not what the
-heap hoards; that costs time, so it is told the contrary for the second step. On a GPU it is torch.cuda.max_memory_allocated. `held` is what is there
-before the first step: weights, reference, optimizer. Of two ranks it is the greater. Ratios are a rung's own: its peak, and its seconds, by those of
-the rung beside it (its default or, where it says so, another) in the same turn; below 1 is less.
+Memory on the CPU is anonymous memory (RssAnon, looked at every 3 ms) above what interpreter and libraries hold before the model is loaded; mapped
+files, which the system may drop, are not in it. Malloc is told to give back what is freed, so this is tensors that are alive, as on a GPU, and not
+what the heap hoards; that costs time, so it is told the contrary for the second step. On a GPU it is torch.cuda.max_memory_allocated. `held` is what
+is there before the first step: weights, reference, optimizer. Of two ranks it is the greater. Ratios are a rung's peak, and its seconds, by those of
+the rung that it stands beside in the same turn, the first one but where its name says another; below 1 is less.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def ladder(size: Size) -> dict[str, Rung]:
         "model.frozen=[language]": Rung({"model.frozen": [Part.language]}),
         "algorithm.group_size, half": Rung({"algorithm.group_size": max(2, size.workload.group // 2)}),
         "algorithm.kl.coefficient=0": Rung({"algorithm.kl.coefficient": 0.0}),
-        "hardware.master_weights=false": Rung(rounded | {"hardware.master_weights": False}, ROUNDED),
+        "hardware.master_weights=false, beside bfloat16": Rung(rounded | {"hardware.master_weights": False}, ROUNDED),
         "2 ranks": Rung(ranks=2),
         "hardware.offload_reference=true": Rung({"hardware.offload_reference": True}, needs_gpu=True),
         "hardware.offload=true": Rung({"hardware.offload": True}, needs_gpu=True),
@@ -76,10 +76,10 @@ def ladder(size: Size) -> dict[str, Rung]:
 
 
 def give_back(*, everything: bool) -> None:
-    """Whether malloc returns each freed tensor of 128 kB or more to the system at once, or keeps what is below 32 MB, as it learns to do by itself."""
+    """Malloc returns each freed tensor of 128 kB or more to the system at once, or keeps what is below 32 MB, as it learns to by itself."""
     malloc = ctypes.CDLL(None)
-    for option, size in ((M_MMAP_THRESHOLD, 2**17 if everything else 2**25), (M_TRIM_THRESHOLD, 2**17 if everything else 2**26)):
-        assert malloc.mallopt(option, size) == 1
+    for option, kept in ((M_MMAP_THRESHOLD, 2**25), (M_TRIM_THRESHOLD, 2**26)):
+        assert malloc.mallopt(option, 2**17 if everything else kept) == 1
 
 
 def child(size: Size, folder: Path, rung: Rung, device: str, world: World) -> dict[str, Any]:
@@ -89,8 +89,6 @@ def child(size: Size, folder: Path, rung: Rung, device: str, world: World) -> di
     give_back(everything=True)
     with Peak() as memory:
         here = trainer(size, folder, changes, world)
-        if world.size == 1 and not here.hardware.master_weights and any(m.dtype == torch.float32 for m in here.learner.optimizer.masters.values()):
-            return {"not measured": "the optimizer keeps float32 masters all the same"}
         held = torch.cuda.memory_allocated() if on_gpu else memory.look()
         torch.cuda.reset_peak_memory_stats() if on_gpu else memory.forget()
         run = steps(size, here, 2)

@@ -23,7 +23,7 @@ from test_storage import SPAWN, parts, together, whole
 from torch import Tensor
 
 from visual_rft import storage
-from visual_rft.checkpoint import CheckpointOptions, Checkpoints, kept, newest, note, step_of
+from visual_rft.checkpoint import CheckpointOptions, Checkpoints, check_room, kept, newest, note, step_of
 from visual_rft.distributed import World
 
 OPTIONS = CheckpointOptions(every=1, keep_last=2, keep_best=1)
@@ -85,7 +85,7 @@ def slow() -> Iterator[Event]:
 
 def test_what_was_saved_is_read(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     held, tensors = checkpoints(tmp_path / "c"), whole()
-    held.check_room(tensors)
+    check_room(tmp_path / "c", OPTIONS, tensors)
     held.save(40, tensors, TRAINER, score=0.5)
     assert held.settle(wait=True) is None
     (path,) = (tmp_path / "c").iterdir()
@@ -284,7 +284,7 @@ def test_a_folder_that_cannot_be_written_is_told_at_the_start(tmp_path: Path, mo
     (tmp_path / "file").touch()
     folder = tmp_path / "file/checkpoints"  # permissions would not stop root
     with pytest.raises(ValueError, match=f"^{folder}: cannot be written \\(Not a directory\\); choose another hydra.run.dir$"):
-        checkpoints(folder).check_room(filled(1))
+        check_room(folder, OPTIONS, filled(1))
     held = checkpoints(folder)
     held.save(1, filled(1), TRAINER, None)
     with pytest.raises(ValueError, match="Not a directory"):
@@ -297,13 +297,14 @@ def test_a_disk_too_small_is_told_at_the_start(every: int, count: int, tmp_path:
 
     def check(free: float) -> None:
         monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**12, 0, int(free)))
-        checkpoints(tmp_path / "c", options).check_room(tensors)
+        check_room(tmp_path / "c", options, tensors)
 
     check(count * 4e9)
     with pytest.raises(ValueError) as refused:
         check(count * 4e9 - 1e9)
     assert f"{count} checkpoints need {count * 4}.0 GB, and {count * 4 - 1}.0 GB are free; make room" in str(refused.value)
-    (tmp_path / "c/step_000001").mkdir()
+    assert not (tmp_path / "c").exists()
+    (tmp_path / "c/step_000001").mkdir(parents=True)
     with (tmp_path / "c/step_000001/shard").open("wb") as file:
         file.truncate(10**9)
     check(count * 4e9 - 1e9)

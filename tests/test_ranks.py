@@ -3,21 +3,18 @@
 Slow: four ranks, one copy of the weights or two. Axes: P prompts a step, G completions a prompt.
 """
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
-from unittest.mock import patch
+from pathlib import Path
+from threading import Event, Thread
 
 import numpy as np
 import pytest
 import torch
 from many import ranks
 from PIL import Image
-from test_rollout import distributions, lies_at_a_boundary
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, Qwen2VLForConditionalGeneration
 
 from visual_rft import hardware, policies
@@ -25,21 +22,16 @@ from visual_rft.advantages import group_advantages
 from visual_rft.algorithm import AlgorithmOptions
 from visual_rft.distributed import ALONE, World
 from visual_rft.hardware import HardwareOptions
-from visual_rft.inference import Asked, ask, prepare
+from visual_rft.inference import Asked
 from visual_rft.learner import Learner, Work
 from visual_rft.losses import Aggregation, KlOptions
-from visual_rft.measurements import Stopwatch
 from visual_rft.models import loading
 from visual_rft.models.loading import ModelOptions, Part
 from visual_rft.models.policy import Policy
 from visual_rft.models.processor import Pixels, Processor
-from visual_rft.parsing import parse_detection
+from visual_rft.models.sharding import Sharding
 from visual_rft.policies import Models
-from visual_rft.rollout.engine import Decoding, Request
-from visual_rft.seeding import Role
-from visual_rft.tasks.task import Task
-from visual_rft.trainer import Trainer
-from visual_rft.vocabulary import Completion, DetectionTruth, Example, Group, Prompt, Reward, Scores, Truth
+from visual_rft.vocabulary import Completion, DetectionTruth, Example, Group, Prompt
 
 GROUP = 3
 CLOSE = 1e-5
@@ -191,16 +183,52 @@ def assert_alike(one: Learned, other: Learned) -> None:
     assert max(worst.values()) <= CLOSE, sorted(worst.items(), key=lambda item: -item[1])[:8]
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The embedded model with half its layers, untrained: there is no end token in its mind."""
-    folder, source = tmp_path_factory.mktemp("small"), loading.folder("embedded:tiny")
+def make_small(folder: Path, width: int = 448) -> str:
+    """The embedded model with half its layers, of this width inside, untrained."""
+    source = loading.folder("embedded:tiny")
     config = AutoConfig.from_pretrained(source)
+    config.text_config.intermediate_size = width
     config.text_config.num_hidden_layers = config.vision_config.depth = 2
     config.text_config.layer_types = config.text_config.layer_types[:2]
     torch.manual_seed(0)
     loading.save(Policy(Qwen2VLForConditionalGeneration(config), [0]), Processor.load(source, min_pixels=4096, max_pixels=4096), folder)
     return str(folder)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_small(tmp_path_factory.mktemp("small"))
+
+
+def held_while_loading(world: World, folder: str) -> tuple[int, int]:
+    """Bytes of the process's own memory that loading takes at its peak, and those of the whole model."""
+    machine, held, over = hardware.prepare(HardwareOptions(), 0, world), [own_memory()], Event()
+
+    def watch() -> None:
+        while not over.wait(0.001):
+            held.append(own_memory())
+
+    watcher = Thread(target=watch)
+    watcher.start()
+    sharding = Sharding(machine.mesh, machine.dtype, offload=False) if machine.mesh else None
+    policy, _ = loading.load(ModelOptions("wide", folder, 4096, 4096, RATE), machine, sharding)
+    over.set()
+    watcher.join()
+    return max(held) - held[0], sum(parameter.numel() * parameter.element_size() for parameter in policy.parameters())
+
+
+def own_memory() -> int:
+    (kilobytes,) = re.findall(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(kilobytes) * 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's count of a process's memory")
+def test_no_rank_holds_the_whole_model_when_it_loads(tmp_path: Path) -> None:
+    folder = make_small(tmp_path, width=40_000)
+    ((alone, whole),) = ranks(1, held_while_loading, folder)
+    assert alone > 0.9 * whole > 100e6, "it can be seen"
+    for held, size in ranks(2, held_while_loading, folder):
+        assert size == whole and held < 0.75 * whole
 
 
 @pytest.fixture(scope="module")
@@ -239,115 +267,3 @@ def test_four_ranks_learn_what_one_does(small: str) -> None:
     for of_rank in ranks(4, learn, small, FOUR, seconds=1200):
         for name, found in of_rank.items():
             assert_alike(expected[name.replace("2 ranks a copy", "4 ranks a copy")], found)
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """What a step drew and measured, the weights it drew from (where they were asked for), and how many collective calls each stage made."""
-
-    groups: list[Group]
-    metrics: dict[str, float]
-    weights: dict[str, Tensor]
-    calls: Counter[str]
-
-
-class Calls(TorchDispatchMode):
-    """Counts collective calls by the stage of a step, and copies of all weights as `copies`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stage, self.counted = "", Counter[str]()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.counted[self.stage] += func.namespace in ("c10d", "_c10d_functional")
-        return func(*args, **(kwargs or {}))
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        stage, copy = Stopwatch.stage, policies.copy_whole
-
-        @contextmanager
-        def staged(watch: Stopwatch, name: str) -> Iterator[None]:
-            self.stage = name
-            with stage(watch, name):
-                yield
-            self.stage = ""
-
-        def copied(*arguments: Any, **named: Any) -> None:
-            self.counted["copies"] += 1
-            copy(*arguments, **named)
-
-        with patch.object(Stopwatch, "stage", staged), patch.object(policies, "copy_whole", copied), self:
-            yield
-
-
-def vowels(text: str, _: Truth) -> Reward:
-    return Reward({"vowels": sum(c in "aeiou" for c in text) / max(len(text), 1)}, None, None)
-
-
-VOWELS = Task(parse_detection, vowels, lambda _: DetectionTruth(()), lambda *_: Scores({}, {}, {}), {"vowels": 1.0})
-SAMPLED = Case(5, beta=0.04)
-
-
-def draw(world: World, folder: str, steps: int, with_weights: bool) -> list[Drawn]:
-    """Steps of a trainer that samples five prompts' completions each."""
-    models, algorithm = load(world, folder, SAMPLED), replace(SAMPLED.algorithm, max_completion_tokens=12)
-    examples = [replace(said(models, p, long=False).example, question=f"Find {'every ' * p}one.") for p in range(5)]
-    trainer, calls, drawn = Trainer(models, VOWELS, algorithm, HardwareOptions(), world), Calls(), []
-    trainer.check_rollout(examples[:2], seed=0)
-    with calls.watching():
-        stepping = trainer.run(examples, steps=steps, prompts_per_step=5, learning_rate=RATE, seed=0)
-        for _ in range(steps):
-            weights = {name: weight.clone() for name, weight in models.whole_weights().items()} if with_weights else {}
-            calls.counted.clear()
-            step = next(stepping)
-            drawn.append(Drawn(step.groups, step.metrics, weights, calls.counted.copy()))
-    return drawn
-
-
-def assert_drawn_alike(folder: str, one: Sequence[Drawn], other: Sequence[Drawn]) -> None:
-    """The first step is equal; a later one differs first where a draw falls on a boundary, and what comes after that is its consequence."""
-    for name, value in one[0].metrics.items():
-        if name.split("/")[0] not in ("time", "throughput", "memory"):
-            assert other[0].metrics[name] == pytest.approx(value, abs=CLOSE, rel=CLOSE), name
-    for number, (a, b) in enumerate(zip(one, other, strict=True)):
-        pairs = [(p, g, a.groups[p].completions[g], b.groups[p].completions[g]) for p in range(5) for g in range(GROUP)]
-        apart = [pair for pair in pairs if not torch.equal(pair[2].tokens_T, pair[3].tokens_T)]
-        assert number or not apart
-        for p, g, mine, theirs in apart:
-            assert_at_a_boundary(folder, a.weights, a.groups[p].example, (number, p, g), (mine.tokens_T, theirs.tokens_T))
-        if apart:
-            return
-
-
-def assert_at_a_boundary(
-    folder: str, weights: dict[str, Tensor], example: Example, numbers: tuple[int, int, int], pair: tuple[Tensor, Tensor]
-) -> None:
-    models = load(ALONE, folder, replace(SAMPLED, beta=0.0))
-    with torch.no_grad():
-        for name, weight in models.policy.model.named_parameters():
-            weight.copy_(weights[name])
-        shown = ask(models.policy, prepare(models.processor, [example]))
-        request = Request(shown.prompts[0], models.policy.encode(shown.pixels), [[Role.COMPLETION, 0, *numbers]])
-        place = torch.nonzero(pair[0][: min(map(len, pair))] != pair[1][: min(map(len, pair))])[0].item()
-        probabilities_V = distributions(models.policy, request, pair[0][: int(place) + 1], Decoding(12, models.processor.end_id))[int(place)]
-    uniform = np.random.default_rng(request.seeds_G[0]).random(12)[int(place)]
-    assert lies_at_a_boundary(probabilities_V, float(uniform), (int(pair[0][place]), int(pair[1][place])))
-
-
-def test_two_ranks_sample_what_one_does_and_gather_weights_once_a_step(small: str) -> None:
-    one, (other, second) = draw(ALONE, small, 2, True), ranks(2, draw, small, 2, False)
-    assert_drawn_alike(small, one, other)
-    for step, mine in zip(other, second, strict=True):
-        assert {
-            name: value for name, value in step.metrics.items() if "/" in name and name.split("/")[0] in ("loss", "reward", "policy")
-        }.items() <= (mine.metrics.items())
-        assert max(len(c.tokens_T) for group in step.groups for c in group.completions) > 4
-        assert step.calls["rollout"] == step.calls["encode"] == 0 and step.calls["update"] > 0 and step.calls["copies"] == 1
-
-
-@pytest.mark.slow
-def test_four_ranks_sample_what_one_does(small: str) -> None:
-    one = draw(ALONE, small, 6, True)
-    for of_rank in ranks(4, draw, small, 6, False, seconds=1200):
-        assert_drawn_alike(small, one, of_rank)

@@ -71,24 +71,6 @@ class Checkpoints:
             files(Path(made))
             self._files = {str(path.relative_to(made)): path.read_bytes() for path in Path(made).rglob("*") if path.is_file()}
 
-    def check_room(self, tensors: Mapping[str, Tensor]) -> None:
-        """Raises ValueError when the folder cannot be written to, or the disk has no room for all checkpoints that are held at a time."""
-        self.world.first(lambda: self._check_room(sum(tensor.nbytes for tensor in tensors.values())))
-
-    def _check_room(self, size: int) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            TemporaryFile(dir=self.folder).close()
-            free = shutil.disk_usage(self.folder).free
-        except OSError as error:
-            raise ValueError(f"{self.folder}: cannot be written ({error.strerror}); choose another hydra.run.dir") from error
-        held = sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())  # by a run that goes on
-        count = self.options.keep_last + self.options.keep_best + 1 if self.options.every else 1
-        if count * size > free + held:
-            need, have = (f"{bytes_ / 1e9:.1f} GB" for bytes_ in (count * size, free + held))
-            remedy = "make room, ask for fewer by checkpoint.keep_last and checkpoint.keep_best, or choose another hydra.run.dir"
-            raise ValueError(f"{self.folder}: {count} checkpoints need {need}, and {have} are free; {remedy}")
-
     def save(self, step: int, tensors: Mapping[str, Tensor], note: Mapping[str, Any], score: float | None) -> None:
         """Begin to write a checkpoint; returns as soon as the tensors are copied and may change. Waits for the one before it to be written.
 
@@ -170,6 +152,24 @@ class Checkpoints:
                 except OSError as error:
                     return f"{path}: the checkpoint cannot be removed ({error.strerror}); remove it by hand"
         return None
+
+
+def check_room(folder: Path, options: CheckpointOptions, tensors: Mapping[str, Tensor]) -> None:
+    """Raises ValueError when the folder, which need not be there yet, cannot be written to, or the disk has no room for all checkpoints of these
+    tensors that are held at a time."""
+    place = next(path for path in (folder, *folder.parents) if path.exists())
+    try:
+        TemporaryFile(dir=place).close()
+        free = shutil.disk_usage(place).free
+    except OSError as error:
+        raise ValueError(f"{folder}: cannot be written ({error.strerror}); choose another hydra.run.dir") from error
+    held = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())  # by a run that goes on
+    count = options.keep_last + options.keep_best + 1 if options.every else 1
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    if count * size > free + held:
+        need, have = (f"{bytes_ / 1e9:.1f} GB" for bytes_ in (count * size, free + held))
+        remedy = "make room, ask for fewer by checkpoint.keep_last and checkpoint.keep_best, or choose another hydra.run.dir"
+        raise ValueError(f"{folder}: {count} checkpoints need {need}, and {have} are free; {remedy}")
 
 
 def kept(scores: Mapping[int, float | None], resumable: Collection[int], options: CheckpointOptions) -> set[int]:

@@ -115,6 +115,7 @@ def join() -> Iterator[World]:
         return
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield World()
+        _take_down()
         return
     import torch.distributed as dist
 
@@ -127,7 +128,16 @@ def join() -> Iterator[World]:
         place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise ValueError(f"MASTER_ADDR:MASTER_PORT={place}: the ranks cannot meet ({error}); name a free port of the first machine") from error
     yield _world()
-    dist.destroy_process_group()
+    _world().gather(None)  # gloo aborts, now and then, where one rank takes it down while another still uses it
+    _take_down()
+
+
+def _take_down() -> None:
+    """Takes down this process's group, if it has one."""
+    if is_joined():
+        import torch.distributed as dist
+
+        dist.destroy_process_group()
 
 
 def is_joined() -> bool:

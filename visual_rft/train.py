@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 
 from visual_rft import hardware, policies, storage, workload
 from visual_rft.algorithm import AlgorithmOptions
-from visual_rft.checkpoint import CheckpointOptions, Checkpoints, newest, note
+from visual_rft.checkpoint import CheckpointOptions, Checkpoints, check_room, newest, note
 from visual_rft.config import Job, start
 from visual_rft.distributed import Preempted, interruptible
 from visual_rft.evaluation import Evaluation, evaluate, gallery, judge, outcome
@@ -90,9 +90,10 @@ def run(job: Job[TrainConfig]) -> Path:
     trainer = Trainer(models, task, c.algorithm, c.hardware, world)
     trainer.check_rollout(examples[:2], c.seed)
     facts = environment(str(models.speaker.device), {"train": fingerprint(examples), "test": fingerprint(questions)})
+    saved = trainer.tensors() if c.checkpoint.every else models.whole_weights()
+    world.first(lambda: check_room((interrupted or job.folder) / "checkpoints", c.checkpoint, saved))
     folder = RunFolder(_instead(job.folder, interrupted)) if interrupted else world.first(lambda: RunFolder.create(job.folder, job.yaml, facts))
     checkpoints = Checkpoints(folder.checkpoints, c.checkpoint, world, lambda place: loading.save_beside(models.speaker, models.processor, place))
-    checkpoints.check_room(trainer.tensors())
     if interrupted:
         started -= go_on(trainer, folder, facts)
 
