@@ -95,8 +95,9 @@ class Started:
             process.join(10)
 
     def text(self, stream: str, rank: int) -> str:
-        """What a rank has said on `out` or `err`."""
-        return (self.logs / f"{stream}{rank}").read_text(errors="replace") if self.logs else ""
+        """What a rank has said on `out` or `err`; nothing if it died before it could."""
+        file = self.logs / f"{stream}{rank}" if self.logs else None
+        return file.read_text(errors="replace") if file and file.exists() else ""
 
 
 def _rank(names: dict[str, str], pipe: Connection, logs: Path | None, rank: int, action: Callable[..., Any], arguments: tuple[Any, ...]) -> None:

@@ -154,7 +154,7 @@ def test_an_empty_completion_is_refused(untrained: tuple[Policy, Processor], rag
 
 
 def test_pixel_limits_set_the_grid(ragged: list[Example], untrained: tuple[Policy, Processor], tmp_path: Path) -> None:
-    untrained[1].save(tmp_path)
+    untrained[1].save(tmp_path, stock_class="Qwen2VLProcessor")
     cells = [Processor.load(tmp_path, min_pixels=p, max_pixels=p).pixels([ragged[0].image]).grid_I3.prod().item() for p in (32 * 32, 64 * 64)]
     assert cells == [16, 64]
 

@@ -87,7 +87,7 @@ def test_so_does_one_that_is_computed_otherwise(way: list[str], tmp_path: Path, 
     interrupted(monkeypatch, EVERY, *way, f"hydra.run.dir={other}", after=4)
     assert main([*SMALL, EVERY, *way, f"hydra.run.dir={other}", "resume=auto"]) == 0
     assert_same(one, other)
-    before, after = (tensors_in(one / f"checkpoints/step_00000{step}") for step in (2, 5))
+    before, after = (tensors_in(one / f"checkpoints/step_00000{step}") for step in (4, 5))
     assert after.keys() < before.keys() and any(not torch.equal(before[name].to(after[name].dtype), after[name]) for name in after), "and it trains"
 
 

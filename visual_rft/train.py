@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 
 from omegaconf import MISSING
 from safetensors import SafetensorError
+from torch import Tensor
 
 from visual_rft import hardware, policies, storage, workload
 from visual_rft.algorithm import AlgorithmOptions
@@ -43,7 +44,7 @@ from visual_rft.tasks.task import TaskOptions
 from visual_rft.tracking.console import Console, print_table, score_rows, sweep_row
 from visual_rft.tracking.loggers import SCHEMAS, LoggerOptions, open_logger
 from visual_rft.tracking.runfolder import RunFolder, environment
-from visual_rft.trainer import Trainer
+from visual_rft.trainer import Step, Trainer
 from visual_rft.vocabulary import Example
 
 
@@ -93,7 +94,7 @@ def run(job: Job[TrainConfig]) -> Path:
     saved = trainer.tensors() if c.checkpoint.every else models.whole_weights()
     world.first(lambda: check_room((interrupted or job.folder) / "checkpoints", c.checkpoint, saved))
     folder = RunFolder(_instead(job.folder, interrupted)) if interrupted else world.first(lambda: RunFolder.create(job.folder, job.yaml, facts))
-    checkpoints = Checkpoints(folder.checkpoints, c.checkpoint, world, lambda place: loading.save_beside(models.speaker, models.processor, place))
+    points = Points(trainer, folder, c.checkpoint)
     if interrupted:
         started -= go_on(trainer, folder, facts)
 
@@ -101,32 +102,49 @@ def run(job: Job[TrainConfig]) -> Path:
         before = recall(trainer, questions, folder) if trainer.progress.steps else examine(trainer, questions, journal, "before")
         if not trainer.progress.steps:
             journal.metrics(0, before.metrics())
-        rewards: list[float] = []  # since the last checkpoint
         for step in trainer.run(examples, steps=c.steps, prompts_per_step=c.prompts_per_step, learning_rate=c.model.learning_rate, seed=c.seed):
-            rewards.append(step.metrics["reward/mean"])
             journal.rollouts(step)
-            if step.number == c.steps and not step.fatal:
-                checkpoints.save(step.number, models.whole_weights(), {}, fmean(rewards))
-                after = examine(trainer, questions, journal, "after")
-                journal.metrics(step.number, step.metrics | after.metrics())
-                break
-            journal.metrics(step.number, step.metrics)
-            if step.fatal:
-                raise ValueError(step.fatal)
-            stop = world.any(is_asked_to_stop())
-            if stop or (c.checkpoint.every and step.number % c.checkpoint.every == 0):
-                checkpoints.save(step.number, trainer.tensors(), {"trainer": trainer.note()}, fmean(rewards))
-                rewards = []
-            if stop:
-                journal.say(checkpoints.settle(wait=True))
-                raise Preempted(f"{folder.path}: stopped by a signal after step {step.number}; the same command with resume=auto goes on")
-            journal.say(checkpoints.settle())
-        journal.say(checkpoints.settle(wait=True))
-
+            if step.number < c.steps or step.fatal:
+                journal.metrics(step.number, step.metrics)
+                points.after(step, journal, stop=world.any(is_asked_to_stop()))
+        points.at_the_end(step)
+        after = examine(trainer, questions, journal, "after")
+        journal.metrics(c.steps, step.metrics | after.metrics())
+        points.checkpoints.settle(wait=True)
         cost = {"steps": c.steps, "seed": c.seed, "seconds": round(time.perf_counter() - started, 1)}
         summary = {"task": c.task.name, "model": c.model.name} | outcome(before, after) | {"questions": len(questions)} | cost
         journal.end(c.steps, summary, gallery(questions, {"before": before, "after": after}, c.logger.report_images))
     return folder.path
+
+
+class Points:
+    """The points of a run that it can go on from, scored by the mean reward since the one before; and its weights, at the end."""
+
+    def __init__(self, trainer: Trainer, folder: RunFolder, options: CheckpointOptions) -> None:
+        self.trainer, self.folder, self.every = trainer, folder, options.every
+        self.rewards: list[float] = []
+        speaker, processor = trainer.models.speaker, trainer.models.processor
+        self.checkpoints = Checkpoints(folder.checkpoints, options, trainer.world, lambda place: loading.save_beside(speaker, processor, place))
+
+    def after(self, step: Step, journal: Journal, *, stop: bool) -> None:
+        """Saves where it is time. Raises ValueError after a fatal step, and Preempted, with the run saved, where it shall stop."""
+        if step.fatal:
+            raise ValueError(step.fatal)
+        if stop or (self.every and step.number % self.every == 0):
+            self._save(step, self.trainer.tensors(), {"trainer": self.trainer.note()})
+        else:
+            self.rewards.append(step.metrics["reward/mean"])
+        journal.say(self.checkpoints.settle(wait=stop))
+        if stop:
+            raise Preempted(f"{self.folder.path}: stopped by a signal after step {step.number}; the same command with resume=auto goes on")
+
+    def at_the_end(self, step: Step) -> None:
+        """Begins to save the weights alone."""
+        self._save(step, self.trainer.models.whole_weights(), {})
+
+    def _save(self, step: Step, tensors: Mapping[str, Tensor], note: Mapping[str, Any]) -> None:
+        self.checkpoints.save(step.number, tensors, note, fmean([*self.rewards, step.metrics["reward/mean"]]))
+        self.rewards = []
 
 
 @contextmanager

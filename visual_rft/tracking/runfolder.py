@@ -203,7 +203,8 @@ def environment(device: str, fingerprints: Mapping[str, str]) -> dict[str, Any]:
 
 def _git(folder: Path) -> dict[str, Any] | None:
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", "--no-optional-locks", *arguments], cwd=folder, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+        command = ["git", "--no-optional-locks", *arguments]  # a lock would outlive a kill, and stop the user's next commit
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
 
     try:
         # A wheel in a virtual environment inside somebody else's checkout must not report that checkout.
