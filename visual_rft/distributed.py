@@ -87,18 +87,26 @@ class Preempted(Exception):
 
 @contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
-    """Within the block SIGTERM and SIGUSR1 only set a flag; what is given says whether one has come. Main thread only."""
+    """Within the block SIGTERM and SIGUSR1 only set a flag; what is given says whether one has come. Main thread only.
+
+    One that came is heeded after all where the block ends because another rank is gone."""
     came: list[int] = []
 
     def remember(number: int, _: FrameType | None) -> None:
         came.append(number)
 
     before = {number: signal.signal(number, remember) for number in STOP_SIGNALS}
+    left_alone = False
     try:
         yield lambda: bool(came)
+    except RuntimeError as error:
+        left_alone = is_gone(error)
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        if came and left_alone:  # torchrun ends what a dead rank has left behind, and says which one died only afterwards
+            signal.raise_signal(came[0])
 
 
 ALONE = World()
