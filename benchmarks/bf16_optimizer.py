@@ -2,9 +2,9 @@
 
     python benchmarks/bf16_optimizer.py --json benchmarks/results        (a quarter of an hour; with torchao installed, that too)
 
-The embedded architecture is tuned with supervision, by masters; every other optimizer is given the same gradients, in bfloat16, from the same weights.
-`error` is |movement − masters' movement| / |masters' movement| over all weights, `along` the share of the masters' movement that was made (0: it stood
-still). `masters, rounded` is as near as bfloat16 can come.
+The embedded architecture is tuned with supervision, by masters; every other optimizer is given the same gradients, in bfloat16, from the same
+weights. `error` is |movement − masters' movement| / |masters' movement| over all weights, `along` the share of the masters' movement that was made
+(0: it stood still). `masters, rounded` is as near as bfloat16 can come.
 """
 
 import json
@@ -124,7 +124,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         print(f"| {name} | " + " | ".join(cells) + f" | {last['bytes']:.1f} | {last['time']:.2f} |")
     result = {"updates": asked.updates, "rates": found, "machine": measure.machine()}
     if asked.json:
-        measure.target(asked.json, "bf16_optimizer").write_text(json.dumps(result, indent=1) + "\n")
+        file = measure.target(asked.json, "bf16_optimizer")
+        file.with_name(file.name.replace("random-6m", "tiny")).write_text(json.dumps(result, indent=1) + "\n")
     return result
 
 

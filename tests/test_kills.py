@@ -112,30 +112,32 @@ def after(seconds: float) -> Moment:
     return lambda: time.monotonic() > end
 
 
-def saving(run: Run) -> Moment:
-    return lambda: any(run.folder.glob("checkpoints/.step_*.partial"))
+def appears(run: Run, pattern: str) -> Moment:
+    """Something of this name is made, or changed, by the process that is about to start."""
+    before = stamps(run, pattern)
+    return lambda: bool(stamps(run, pattern) - before)
 
 
-def naming(run: Run) -> Moment:
-    """A checkpoint has all its tensors, and not yet its name."""
-    return lambda: any(run.folder.glob("checkpoints/.step_*.partial/shards.json"))
+def stamps(run: Run, pattern: str) -> set[tuple[str, int, int]]:
+    found = set()
+    for path in run.folder.glob(pattern):
+        with suppress(FileNotFoundError):  # it has got its name
+            stat = path.stat()
+            found.add((path.name, stat.st_ino, stat.st_ctime_ns))
+    return found
 
 
-def beginning(run: Run) -> Moment:
-    """The run makes its first file."""
-    return lambda: any(run.folder.glob("*config.yaml*"))
+AIMS: dict[str, str] = {
+    "its first file is made": "*config.yaml*",
+    "logs are rewound": "metrics.jsonl",
+    "a checkpoint is written": "checkpoints/.step_*.partial",
+    "a checkpoint gets its name": "checkpoints/.step_*.partial/shards.json",
+    "the last evaluation is under way": f"checkpoints/*step_{STEPS:06d}*",
+}
 
 
-def at_the_end(run: Run) -> Moment:
-    """The last evaluation is under way, or its answers are being written."""
-    return lambda: any(run.folder.glob(f"checkpoints/*step_{STEPS:06d}*"))
-
-
-def rewinding(run: Run) -> Moment:
-    """A run that goes on has begun to take lines out of the logs."""
-    log = run.folder / "metrics.jsonl"
-    before = log.stat().st_ino if log.exists() else 0
-    return lambda: log.exists() and log.stat().st_ino != before
+def at(aim: str, only: int | None = None) -> Kill:
+    return Kill(lambda run: appears(run, AIMS[aim]), only)
 
 
 def killed(run: Run, kills: Iterator[Kill], enough: int = 10**6) -> int:
@@ -184,14 +186,14 @@ def to_the_end() -> Kill:
 
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(by_one: Whole, tmp_path: Path) -> None:
     run = Run(tmp_path / "run", 1)
-    kills = [Kill(beginning), Kill(naming), Kill(rewinding), Kill(at_the_end)]
+    kills = [at("its first file is made"), at("a checkpoint gets its name"), at("logs are rewound"), at("the last evaluation is under way")]
     assert killed(run, iter([*kills, to_the_end()])) == len(kills)
     assert_same(run, by_one.outcome)
 
 
 def test_a_run_goes_on_when_one_of_two_ranks_was_killed(by_two: Whole, tmp_path: Path) -> None:
     run = Run(tmp_path / "run", 2)
-    assert killed(run, iter([Kill(naming, only=1), to_the_end()])) == 1
+    assert killed(run, iter([at("a checkpoint is written", only=1), to_the_end()])) == 1
     assert_same(run, by_two.outcome)
 
 
@@ -212,9 +214,9 @@ def test_twenty_kills_at_random_moments(size: int, tmp_path: Path, request: pyte
 
     def kills() -> Iterator[Kill]:
         while True:
-            seconds = chance.uniform(0, length)
-            moments = [saving, naming, at_the_end, rewinding, beginning] if chance.random() < 0.3 else [lambda _, seconds=seconds: after(seconds)]
-            yield Kill(chance.choice(moments), only=chance.choice([None, None, *range(size)]) if size > 1 else None)
+            seconds, aim, only = chance.uniform(0, length), chance.choice(list(AIMS)), chance.choice([None, *range(size)])
+            # One rank alone is killed where it has met the other: before that the launcher ends what is left.
+            yield at(aim, only if size > 1 else None) if chance.random() < 0.5 else Kill(lambda _, seconds=seconds: after(seconds))
 
     for number in count():
         run = Run(tmp_path / str(number) / "run", size)

@@ -30,7 +30,7 @@ def shard(policy: Policy, sharding: Sharding, computed_in: torch.dtype) -> None:
     options: dict[str, Any] = {
         "mesh": sharding.mesh,
         "mp_policy": MixedPrecisionPolicy(param_dtype=computed_in, reduce_dtype=torch.float32),
-        "offload_policy": CPUOffloadPolicy() if sharding.offload else OffloadPolicy(),
+        "offload_policy": CPUOffloadPolicy(pin_memory=torch.cuda.is_available()) if sharding.offload else OffloadPolicy(),
         "reshard_after_forward": True,
     }
     for block in (*policy.model.model.visual.blocks, *policy.model.model.language_model.layers, policy):
