@@ -30,14 +30,11 @@ OPTIONS = CheckpointOptions(every=1, keep_last=2, keep_best=1)
 TRAINER = {"trainer": {"steps": 1}}
 
 
-def files(folder: Path) -> None:
-    (folder / "config.json").write_text("{}")
-    (folder / "chat").mkdir()
-    (folder / "chat/template.jinja").write_text("hello")
+FILES = {"config.json": b"{}", "template.jinja": b"hello"}
 
 
 def checkpoints(folder: Path, options: CheckpointOptions = OPTIONS, world: World | None = None) -> Checkpoints:
-    return Checkpoints(folder, options, world or World(), files)
+    return Checkpoints(folder, options, world or World(), FILES)
 
 
 def names(folder: Path) -> list[str]:
@@ -96,7 +93,7 @@ def test_what_was_saved_is_read(tmp_path: Path, capfd: pytest.CaptureFixture[str
     assert all(torch.equal(read[name], tensor) for name, tensor in tensors.items())
     found = {file for file in path.rglob("*") if file.is_file()}
     assert {file.suffix for file in found} == {".safetensors", ".json", ".jinja"}, "nothing that is executed when it is read"
-    assert path / "chat/template.jinja" in found
+    assert path / "template.jinja" in found
     assert capfd.readouterr() == ("", "")
 
 

@@ -5,6 +5,7 @@ Run: .venv/bin/python -m pytest tests/test_policies.py
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,11 +13,11 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
-from visual_rft import distributed
+from visual_rft import distributed, storage
 from visual_rft.algorithm import AlgorithmOptions
 from visual_rft.distributed import ALONE, World
 from visual_rft.hardware import Attention, HardwareOptions, Machine, Precision, mesh
-from visual_rft.models.loading import ModelOptions, Part, load, part_of
+from visual_rft.models.loading import ModelOptions, Part, beside_weights, load, part_of
 from visual_rft.models.sharding import Sharding
 from visual_rft.optimizer import Optimizer
 from visual_rft.policies import Models
@@ -159,3 +160,13 @@ def test_a_rate_that_cannot_be_is_refused(rates: dict[Part, float], frozen: list
     with pytest.raises(ValueError) as refused:
         replace(TINY, learning_rates=rates, frozen=frozen)
     assert str(refused.value) == line
+
+
+def test_a_checkpoint_takes_along_what_stands_beside_the_weights_but_no_list_of_them(tmp_path: Path) -> None:
+    mine, others = (
+        ("config.json", "merges.txt", "chat_template.jinja"),
+        ("model.safetensors.index.json", storage.SHARDS, "model.safetensors", "README.md"),
+    )
+    for name in (*mine, *others):
+        (tmp_path / name).write_text(name)
+    assert beside_weights(str(tmp_path)) == {name: name.encode() for name in mine}

@@ -11,12 +11,12 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from tempfile import TemporaryDirectory, TemporaryFile
+from tempfile import TemporaryFile
 from typing import Any
 
 import torch.distributed as dist
@@ -52,24 +52,21 @@ class CheckpointOptions:
 class Checkpoints:
     """The folder of a run's checkpoints. Every rank makes the same calls; the first one decides, names and removes."""
 
-    def __init__(self, folder: Path, options: CheckpointOptions, world: World, files: Callable[[Path], None]) -> None:
-        """`files` writes into a folder what each checkpoint holds beside its tensors; the first rank calls it, once, here."""
+    def __init__(self, folder: Path, options: CheckpointOptions, world: World, files: Mapping[str, bytes]) -> None:
+        """`files`: what each checkpoint holds beside its tensors, by name."""
         self.folder, self.options, self.world = folder, options, world
         self._group = dist.new_group(backend="gloo", timeout=WAIT) if world.size > 1 else None  # the training's own would mix up who waits for what
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._pending: Future[str | None] | None = None
         self._failure: str | None = None  # why the newest one could not be written
         self._warning: str | None = None  # what nobody has been told yet
-        self._files: dict[str, bytes] = {}
-        world.first(lambda: self._begin(files))
+        self._files = files
+        world.first(self._begin)
         warnings.filterwarnings("ignore", "torch.distributed is disabled")  # what async_save says, in its thread, in a run of one process
 
-    def _begin(self, files: Callable[[Path], None]) -> None:
+    def _begin(self) -> None:
         for leftover in self.folder.glob(".step_*.partial"):
             shutil.rmtree(leftover, ignore_errors=True)
-        with TemporaryDirectory() as made:
-            files(Path(made))
-            self._files = {str(path.relative_to(made)): path.read_bytes() for path in Path(made).rglob("*") if path.is_file()}
 
     def save(self, step: int, tensors: Mapping[str, Tensor], note: Mapping[str, Any], score: float | None) -> None:
         """Begin to write a checkpoint; returns as soon as the tensors are copied and may change. Waits for the one before it to be written.
@@ -124,7 +121,6 @@ class Checkpoints:
 
     def _publish(self, target: Path, partial: Path, text: str) -> None:
         for name, content in self._files.items():
-            (partial / name).parent.mkdir(parents=True, exist_ok=True)
             (partial / name).write_bytes(content)
         (partial / RUN).write_text(text, encoding="utf-8")
         for path in (partial, *partial.rglob("*")):

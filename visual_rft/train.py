@@ -94,7 +94,7 @@ def run(job: Job[TrainConfig]) -> Path:
     saved = trainer.tensors() if c.checkpoint.every else models.whole_weights()
     world.first(lambda: check_room((interrupted or job.folder) / "checkpoints", c.checkpoint, saved))
     folder = RunFolder(_instead(job.folder, interrupted)) if interrupted else world.first(lambda: RunFolder.create(job.folder, job.yaml, facts))
-    points = Points(trainer, folder, c.checkpoint)
+    points = Points(trainer, folder, c.checkpoint, loading.beside_weights(c.model.path))
     if interrupted:
         started -= go_on(trainer, folder, facts)
 
@@ -120,11 +120,10 @@ def run(job: Job[TrainConfig]) -> Path:
 class Points:
     """The points of a run that it can go on from, scored by the mean reward since the one before; and its weights, at the end."""
 
-    def __init__(self, trainer: Trainer, folder: RunFolder, options: CheckpointOptions) -> None:
+    def __init__(self, trainer: Trainer, folder: RunFolder, options: CheckpointOptions, files: Mapping[str, bytes]) -> None:
         self.trainer, self.folder, self.every = trainer, folder, options.every
         self.rewards: list[float] = []
-        speaker, processor = trainer.models.speaker, trainer.models.processor
-        self.checkpoints = Checkpoints(folder.checkpoints, options, trainer.world, lambda place: loading.save_beside(speaker, processor, place))
+        self.checkpoints = Checkpoints(folder.checkpoints, options, trainer.world, files)
 
     def after(self, step: Step, journal: Journal, *, stop: bool) -> None:
         """Saves where it is time. Raises ValueError after a fatal step, and Preempted, with the run saved, where it shall stop."""

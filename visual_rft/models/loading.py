@@ -184,11 +184,11 @@ def part_of(parameter: str) -> Part:
     return Part.merger if "merger" in parameter else Part.vision
 
 
-def save_beside(policy: Policy, processor: Processor, place: Path) -> None:
-    """What a model folder holds beside the weights: configuration, tokenizer, image processor."""
-    policy.model.config.save_pretrained(place)
-    policy.model.generation_config.save_pretrained(place)
-    processor.save(place, stock_class=FAMILY[policy.model.config.model_type])
+def beside_weights(path: str) -> dict[str, bytes]:
+    """What a model folder holds beside the weights, by name: configuration, tokenizer, image processor."""
+    found = (file for file in folder(path).iterdir() if file.suffix in (".json", ".jinja", ".txt"))
+    found = (file for file in found if file.name != storage.SHARDS and not file.name.endswith(".index.json"))  # they list files of weights
+    return {file.name: file.read_bytes() for file in found}
 
 
 def save(policy: Policy, processor: Processor, target: Path) -> None:
