@@ -51,12 +51,22 @@ class Optimizer:
 
     def step(self, learning_rate: float, *, max_grad_norm: float) -> Tensor:
         """One update by the gradients, clipped together; none when their norm is not finite. Returns the norm before clipping."""
-        norm = nn.utils.clip_grad_norm_(self.masters.values(), max_grad_norm)
-        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        norm = self._norm()
+        nn.utils.clip_grads_with_norm_(self.masters.values(), max_grad_norm, norm)
         if norm.isfinite():
             self._move(learning_rate)
             self.publish()
         return norm
+
+    def _norm(self) -> Tensor:
+        """Of all gradients together: summed in float64, since a float32 sum drifts with the size of a shard. A weight that no pass used has gradient
+        zero, as it has where another rank used it."""
+        for master in self.masters.values():
+            if master.grad is None:
+                master.grad = torch.zeros_like(master)
+        norms = [torch.linalg.vector_norm(master.grad, dtype=torch.float64) for master in self.masters.values()]
+        norm = torch.linalg.vector_norm(torch.stack(norms))
+        return (norm.full_tensor() if isinstance(norm, DTensor) else norm).float()
 
     def _move(self, learning_rate: float) -> None:
         for group in self.adamw.param_groups:
