@@ -74,7 +74,8 @@ def invocations(text: str) -> Iterator[tuple[str, list[str]]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("document", [path for path in DOCUMENTS if blocks(path.read_text())], ids=lambda path: path.name)
 def test_every_command_runs_and_prints_what_is_shown(document: Path, tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    for folder in ("docs", "launch"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
     shown = blocks(document.read_text())
     script = "set -euo pipefail\n" + "".join(f"echo '{BEGIN}'\n{command}" for command, _ in shown)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
