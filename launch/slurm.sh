@@ -21,7 +21,10 @@ script=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *Command=\([^ ]*\).*/\1
 python=$(dirname -- "$script")/../.venv/bin/python
 [[ -x $python ]] || python=python # of the environment that was active when the job was submitted
 
-[[ " $* " == *" resume="* ]] || set -- "$@" resume=auto # last: flags such as -m come before all overrides
+entry=${ENTRY:-visual_rft.train}
+if [[ $entry == visual_rft.train && " $* " != *" resume="* ]]; then
+    set -- "$@" resume=auto # last: flags such as -m come before all overrides
+fi
 
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000)) # below the ports that the system hands out; jobs that share a machine differ
@@ -35,10 +38,11 @@ code=0
 # shellcheck disable=SC2016  # each rank reads its own variables
 srun --kill-on-bad-exit=1 \
     bash -c 'RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS LOCAL_RANK=$SLURM_LOCALID exec "$@"' _ \
-    "$python" -m "${ENTRY:-visual_rft.train}" "$@" || code=$?
+    "$python" -m "$entry" "$@" || code=$?
 [[ -s $VISUAL_RFT_EXIT_FILE ]] && code=$(<"$VISUAL_RFT_EXIT_FILE")
 
-if [[ $code == 75 ]]; then
+# 75: saved. 138 and 143: SIGUSR1 and SIGTERM found ranks that were still starting.
+if [[ $code == 75 || $code == 138 || $code == 143 ]]; then
     scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"

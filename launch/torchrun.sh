@@ -12,8 +12,15 @@ here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 python=$here/../.venv/bin/python
 [[ -x $python ]] || python=python # of the environment that is active
 
-[[ " $* " == *" resume="* ]] || set -- "$@" resume=auto # last: flags such as -m come before all overrides
+entry=${ENTRY:-visual_rft.train}
+if [[ $entry == visual_rft.train && " $* " != *" resume="* ]]; then
+    set -- "$@" resume=auto # last: flags such as -m come before all overrides
+fi
 nproc=${NPROC:-$("$python" -c 'import torch; print(torch.cuda.device_count() or 2)')}
+
+for given in "NPROC=$nproc" "RESTARTS=${RESTARTS:-3}"; do
+    [[ ${given#*=} =~ ^[0-9]+$ && $given != NPROC=0 ]] || { echo "$given: must be a number" >&2 && exit 2; }
+done
 
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # what torchrun sets anyway, with a banner
 
@@ -23,7 +30,7 @@ export VISUAL_RFT_EXIT_FILE
 trap 'rm -f "$VISUAL_RFT_EXIT_FILE"' EXIT
 
 "$python" -m torch.distributed.run --standalone --nproc-per-node "$nproc" --max-restarts "${RESTARTS:-3}" \
-    -m "${ENTRY:-visual_rft.train}" "$@" &
+    -m "$entry" "$@" &
 torchrun=$!
 
 # To the ranks, not to torchrun, which would give them 30 seconds. One that is still starting dies of it: 75 keeps its next try from beginning.

@@ -17,7 +17,7 @@ from visual_rft import distributed, storage
 from visual_rft.algorithm import AlgorithmOptions
 from visual_rft.distributed import ALONE, World
 from visual_rft.hardware import Attention, HardwareOptions, Machine, Precision, mesh
-from visual_rft.models.loading import ModelOptions, Part, beside_weights, load, part_of
+from visual_rft.models.loading import ModelOptions, Part, PartRates, beside_weights, load, part_of
 from visual_rft.models.sharding import Sharding
 from visual_rft.optimizer import Optimizer
 from visual_rft.policies import Models
@@ -113,7 +113,7 @@ def test_weights_without_masters_go_where_masters_would_take_them_as_far_as_bflo
 
 
 def test_a_part_moves_at_its_own_rate() -> None:
-    model = replace(TINY, learning_rates={Part.vision: 1e-6, Part.merger: 2e-4}, frozen=[])
+    model = replace(TINY, learning_rates=PartRates(vision=1e-6, merger=2e-4), frozen=[])
     optimizer = Trainer(models(HardwareOptions(), model=model), None, AlgorithmOptions(), HardwareOptions()).learner.optimizer  # type: ignore[arg-type]
     before = {name: weight.detach().clone() for name, weight in optimizer.masters.items()}
     for weight in optimizer.masters.values():
@@ -152,11 +152,11 @@ def test_ranks_that_cannot_be_divided_are_refused() -> None:
 @pytest.mark.parametrize(
     ("rates", "frozen", "line"),
     [
-        ({Part.vision: 0.0}, [], "model.learning_rates.vision=0.0: must be a positive number; model.frozen is for parts that are not trained"),
-        ({Part.vision: 1e-5}, [Part.vision], "model.learning_rates.vision=1e-05: that part is in model.frozen; leave one of the two out"),
+        (PartRates(vision=0.0), [], "model.learning_rates.vision=0.0: must be a positive number; model.frozen is for parts that are not trained"),
+        (PartRates(vision=1e-5), [Part.vision], "model.learning_rates.vision=1e-05: that part is in model.frozen; leave one of the two out"),
     ],
 )
-def test_a_rate_that_cannot_be_is_refused(rates: dict[Part, float], frozen: list[Part], line: str) -> None:
+def test_a_rate_that_cannot_be_is_refused(rates: PartRates, frozen: list[Part], line: str) -> None:
     with pytest.raises(ValueError) as refused:
         replace(TINY, learning_rates=rates, frozen=frozen)
     assert str(refused.value) == line

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 import torch
 from folders import tensors_in
 
-from visual_rft.resuming import hold
+from visual_rft import policies, train
+from visual_rft.checkpoint import newest, note
+from visual_rft.resuming import hold, is_running
 from visual_rft.train import main
 from visual_rft.trainer import Step, Trainer
 
@@ -202,3 +205,92 @@ def test_a_log_that_a_crash_cut_and_strangers_beside_it_do_not_matter(whole: Pat
     assert_same(whole, run)
     spent = sum(json.loads(line).get("time/step", 0) for line in (run / "metrics.jsonl").read_text().splitlines())
     assert json.loads((run / "summary.json").read_text())["seconds"] >= spent - 0.1
+
+
+def test_only_one_process_goes_on_with_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both found it interrupted; the lock is what decides."""
+    interrupted(monkeypatch, EVERY, f"hydra.run.dir={tmp_path}", after=3)
+    with hold(tmp_path), pytest.raises(ValueError, match=f"^{tmp_path}: its run is still going on; "):
+        hold(tmp_path)
+    hold(tmp_path).close()
+
+
+def test_it_holds_its_folder_from_before_the_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted(monkeypatch, EVERY, f"hydra.run.dir={tmp_path}", after=3)
+    seen, load = [], policies.load
+    monkeypatch.setattr(policies, "load", lambda *given, **named: (seen.append(is_running(tmp_path)), load(*given, **named))[1])
+    assert main([*SMALL, EVERY, f"hydra.run.dir={tmp_path}", "resume=auto"]) == 0
+    assert seen == [True] and not is_running(tmp_path)
+
+
+def test_other_data_than_it_began_with_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    interrupted(monkeypatch, EVERY, f"hydra.run.dir={tmp_path}", after=3)
+    file = tmp_path / "environment.json"
+    began = json.loads(file.read_text())
+    file.write_text(json.dumps(began | {"data": began["data"] | {"train": "0" * 64}}))
+    metrics = (tmp_path / "metrics.jsonl").read_bytes()
+    capfd.readouterr()
+    assert main([*SMALL, EVERY, f"hydra.run.dir={tmp_path}", "resume=auto"]) == 2
+    line = f"{tmp_path}: its train data are other ones than when it began; put them back, or begin another run\n"
+    assert capfd.readouterr().err == line and (tmp_path / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_its_seconds_and_scores_are_those_of_the_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = ["checkpoint.keep_last=5", "checkpoint.keep_best=1", EVERY, f"hydra.run.dir={tmp_path}"]
+    interrupted(monkeypatch, *kept, after=3)
+    log = tmp_path / "metrics.jsonl"
+    lines_before = [json.loads(line) for line in log.read_text().splitlines()]
+    log.write_text("".join(json.dumps(line | ({"time/step": 1000.0} if line["step"] else {})) + "\n" for line in lines_before))
+    assert main([*SMALL, *kept, "resume=auto"]) == 0
+    assert 2000 <= json.loads((tmp_path / "summary.json").read_text())["seconds"] < 2600
+    rewards = {line["step"]: line["reward/mean"] for line in map(json.loads, log.read_text().splitlines()) if line["step"]}
+    scores = {step: note(tmp_path / f"checkpoints/step_{step:06d}")["score"] for step in (2, 4, 5)}
+    assert scores == {2: pytest.approx((rewards[1] + rewards[2]) / 2), 4: pytest.approx((rewards[3] + rewards[4]) / 2), 5: pytest.approx(rewards[5])}
+
+
+@pytest.mark.parametrize("name", ["step_000009.bad", "step_best"])
+def test_a_checkpoint_that_was_put_aside_is_none(name: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted(monkeypatch, EVERY, f"hydra.run.dir={tmp_path}", after=3)
+    (tmp_path / "checkpoints" / name).mkdir()
+    assert policies.newest_checkpoint(tmp_path).name == "step_000002"
+    assert main([*SMALL, EVERY, f"hydra.run.dir={tmp_path}", "resume=auto"]) == 0
+    assert_same(whole, tmp_path)
+    assert (tmp_path / "checkpoints" / name).exists()
+
+
+def test_a_signal_in_the_first_evaluation_stops_at_once_and_the_run_begins_again(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    asked = []
+    with monkeypatch.context() as patch:
+        plain = train.answer
+
+        def signalled(*given: object, **named: object) -> Iterator[object]:
+            for answered in plain(*given, **named):  # type: ignore[arg-type]
+                asked.append(answered)
+                signal.raise_signal(signal.SIGTERM)
+                yield answered
+
+        patch.setattr(train, "answer", signalled)
+        assert main([*SMALL, EVERY, f"hydra.run.dir={tmp_path}"]) == 75
+    assert len(asked) == 1 and not (tmp_path / "metrics.jsonl").exists()
+    assert capfd.readouterr().err.endswith("stopped by a signal in the evaluation before; the same command with resume=auto begins with it\n")
+    assert main([*SMALL, EVERY, f"hydra.run.dir={tmp_path}", "resume=auto"]) == 0
+    assert_same(whole, tmp_path)
+
+
+def test_a_signal_while_training_saves_and_stops(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Trainer.run
+
+    def signalled(self: Trainer, *given: object, **named: object) -> Iterator[Step]:
+        for step in run(self, *given, **named):  # type: ignore[arg-type]
+            if step.number == 3:
+                signal.raise_signal(signal.SIGUSR1)
+            yield step
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "run", signalled)
+        assert main([*SMALL, EVERY, f"hydra.run.dir={tmp_path}"]) == 75
+    assert newest(tmp_path / "checkpoints") == tmp_path / "checkpoints/step_000003", "and not the point of step 2"
+    assert main([*SMALL, EVERY, f"hydra.run.dir={tmp_path}", "resume=auto"]) == 0
+    assert_same(whole, tmp_path)

@@ -29,9 +29,9 @@ class ExportConfig:
 
 def run(job: Job[ExportConfig]) -> None:
     """From the newest checkpoint of a run to a folder of its own."""
-    source, out = Path(job.config.run).expanduser(), Path(job.config.out).expanduser()
+    source, out = Path(job.config.run).expanduser(), Path(job.config.out).expanduser().resolve()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"out={out}: there is something; name a folder that is empty, or not there yet")
+        raise ValueError(f"out={job.config.out}: there is something; name a folder that is empty, or not there yet")
     trained = of_run(source)
     machine = Machine(torch.device("cpu"), getattr(torch, trained.precision.value), Attention.sdpa)
     policy, processor = loading.load(trained.model, machine)
@@ -40,7 +40,7 @@ def run(job: Job[ExportConfig]) -> None:
     except OSError as error:
         raise ValueError(f"out={out}: {error.strerror}; name a folder that can be made") from error
     loading.save(policy, processor, out)
-    print(f"{trained.model.path} -> {out}")
+    print(f"{trained.model.path} -> {job.config.out}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

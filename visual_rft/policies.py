@@ -89,8 +89,8 @@ def of_run(folder: Path) -> Trained:
 
 def newest_checkpoint(folder: Path) -> Path:
     """The checkpoint of the latest step in a run folder. Raises ValueError when there is none."""
-    found = sorted((folder / "checkpoints").glob("step_*"), key=lambda path: (len(path.name), path.name))
+    found = [path for path in (folder / "checkpoints").glob("step_*") if path.name.removeprefix("step_").isdecimal()]
     if not found:
         reason = "no checkpoint in it" if folder.is_dir() else "no such folder"
         raise ValueError(f"run={folder}: {reason}; name the folder of a run that has saved one, or a model folder, model.path=…")
-    return found[-1]
+    return max(found, key=lambda path: int(path.name.removeprefix("step_")))

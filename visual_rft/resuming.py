@@ -1,7 +1,6 @@
 """Which run `resume=auto` goes on with."""
 
 import fcntl
-from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -9,6 +8,8 @@ from typing import Any, BinaryIO
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
+
+GOING_ON = "its run is still going on; wait for its end, or choose another hydra.run.dir"
 
 
 class Resume(StrEnum):
@@ -26,7 +27,7 @@ def find_run(folder: Path, config_yaml: str) -> Path | None:
     wanted = _configuration(config_yaml)
     if _config_of(folder):
         if is_running(folder):
-            raise ValueError(f"{folder}: its run is still going on; wait for its end, or choose another hydra.run.dir")
+            raise ValueError(f"{folder}: {GOING_ON}")
         held = _configuration(_config_of(folder))
         differing = [key for key in wanted if held.get(key) != wanted[key]] + [key for key in held if key not in wanted]
         if differing:
@@ -56,10 +57,18 @@ def is_running(folder: Path) -> bool:
 
 
 def hold(folder: Path) -> BinaryIO:
-    """Mark the run as going on for as long as the returned file is open; the system lets go of it however the process ends."""
+    """Mark the run as going on for as long as the returned file is open; the system lets go of it however the process ends.
+
+    Raises ValueError when another process holds it.
+    """
     file = (folder / "config.yaml").open("rb")
-    with suppress(OSError):  # a file system without locks
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise ValueError(f"{folder}: {GOING_ON}") from error
+    except OSError:  # a file system without locks
+        pass
     return file
 
 

@@ -11,8 +11,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,7 +45,9 @@ from visual_rft.tracking.console import Console, print_table, score_rows, sweep_
 from visual_rft.tracking.loggers import SCHEMAS, LoggerOptions, open_logger
 from visual_rft.tracking.runfolder import RunFolder, environment
 from visual_rft.trainer import Step, Trainer
-from visual_rft.vocabulary import Example
+from visual_rft.vocabulary import Completion, Example
+
+Asker = Callable[[Sequence[Example]], Iterable[tuple[int, Completion]]]
 
 
 @dataclass
@@ -78,12 +80,24 @@ class TrainConfig:
 
 def run(job: Job[TrainConfig]) -> Path:
     """One training run, from a checked configuration to a finished run folder, which it returns."""
-    c, world, started = job.config, job.world, time.perf_counter()
-    interrupted = world.first(lambda: find_run(job.folder, job.yaml) if c.resume is Resume.auto else None)
+    world = job.world
+    interrupted = world.first(lambda: find_run(job.folder, job.yaml) if job.config.resume is Resume.auto else None)
     if interrupted and is_finished(interrupted):
         if world.is_first:
             print(f"{interrupted}: this run has finished; nothing is left to do", file=sys.stderr)
         return _instead(job.folder, interrupted)
+    with ExitStack() as held:  # the run's folder, on the first rank, until the run ends
+        if interrupted:
+            world.first(lambda: _hold(interrupted, held))
+        return _train(job, interrupted, held)
+
+
+def _hold(folder: Path, held: ExitStack) -> None:
+    held.enter_context(hold(folder))
+
+
+def _train(job: Job[TrainConfig], interrupted: Path | None, held: ExitStack) -> Path:
+    c, world, started = job.config, job.world, time.perf_counter()
     task = workload.task(c.task, c.rewards)
     examples, questions = world.each(lambda: (workload.train_examples(c.task, c.data), workload.test_questions(c.task, c.data)))
     machine = hardware.prepare(c.hardware, c.seed, world)
@@ -93,14 +107,16 @@ def run(job: Job[TrainConfig]) -> Path:
     facts = environment(str(models.speaker.device), {"train": fingerprint(examples), "test": fingerprint(questions)})
     saved = trainer.tensors() if c.checkpoint.every else models.whole_weights()
     world.first(lambda: check_room((interrupted or job.folder) / "checkpoints", c.checkpoint, saved))
-    folder = RunFolder(_instead(job.folder, interrupted)) if interrupted else world.first(lambda: RunFolder.create(job.folder, job.yaml, facts))
+    folder = RunFolder(_instead(job.folder, interrupted)) if interrupted else world.first(lambda: _create(job, facts, held))
     points = Points(trainer, folder, c.checkpoint, loading.beside_weights(c.model.path))
     if interrupted:
         started -= go_on(trainer, folder, facts)
 
     with told(job, folder) as journal, interruptible() as is_asked_to_stop:
-        before = recall(trainer, questions, folder) if trainer.progress.steps else examine(trainer, questions, journal, "before")
-        if not trainer.progress.steps:
+        if trainer.progress.steps:
+            before = recall(trainer, questions, folder)
+        else:
+            before = examine(trainer, questions, journal, "before", is_asked_to_stop)
             journal.metrics(0, before.metrics())
         for step in trainer.run(examples, steps=c.steps, prompts_per_step=c.prompts_per_step, learning_rate=c.model.learning_rate, seed=c.seed):
             journal.rollouts(step)
@@ -115,6 +131,12 @@ def run(job: Job[TrainConfig]) -> Path:
         summary = {"task": c.task.name, "model": c.model.name} | outcome(before, after) | {"questions": len(questions)} | cost
         journal.end(c.steps, summary, gallery(questions, {"before": before, "after": after}, c.logger.report_images))
     return folder.path
+
+
+def _create(job: Job[TrainConfig], facts: Mapping[str, Any], held: ExitStack) -> RunFolder:
+    folder = RunFolder.create(job.folder, job.yaml, facts)
+    _hold(folder.path, held)
+    return folder
 
 
 class Points:
@@ -148,24 +170,40 @@ class Points:
 
 @contextmanager
 def told(job: Job[TrainConfig], folder: RunFolder) -> Iterator[Journal]:
-    """The journal of this rank, while the run goes on and holds its folder."""
+    """The journal of this rank, while the run goes on."""
     if not job.world.is_first:
         yield Journal()
         return
     c = job.config
     logger = open_logger(c.logger, folder=folder.path, name=f"{c.task.name} seed {c.seed}", config=job.plain)
-    with hold(folder.path), Console(c.steps) as console:
+    with Console(c.steps) as console:
         yield Written(folder, logger, console)
 
 
-def examine(trainer: Trainer, questions: Sequence[Example], journal: Journal, name: str) -> Evaluation:
-    """Asks the policy, as it is now, every test question."""
+def examine(
+    trainer: Trainer, questions: Sequence[Example], journal: Journal, name: str, is_asked_to_stop: Callable[[], bool] = lambda: False
+) -> Evaluation:
+    """Asks the policy, as it is now, every test question. Raises Preempted on every rank when one of them is asked to stop."""
     tokens, together, workers = trainer.algorithm.max_completion_tokens, trainer.hardware.decoded_together, trainer.hardware.workers
     ask = partial(answer, trainer.speaker, trainer.processor, max_tokens=tokens, together=together, workers=workers)
     with journal.stage(f"evaluate {name}", len(trainer.world.share(len(questions)))) as advance:
-        evaluation = evaluate(trainer.task, questions, ask, advance, trainer.world)
+        evaluation = evaluate(trainer.task, questions, _until(is_asked_to_stop, ask), advance, trainer.world)
+    if trainer.world.any(is_asked_to_stop()):
+        raise Preempted(f"stopped by a signal in the evaluation {name}; the same command with resume=auto begins with it")
     journal.answers(name, questions, evaluation)
     return evaluation
+
+
+def _until(is_asked_to_stop: Callable[[], bool], ask: Asker) -> Asker:
+    """The same answers, up to a signal."""
+
+    def answers(questions: Sequence[Example]) -> Iterator[tuple[int, Completion]]:
+        for answered in ask(questions):
+            yield answered
+            if is_asked_to_stop():
+                return
+
+    return answers
 
 
 def recall(trainer: Trainer, questions: Sequence[Example], folder: RunFolder) -> Evaluation:
@@ -186,7 +224,10 @@ def go_on(trainer: Trainer, folder: RunFolder, facts: Mapping[str, Any]) -> floa
 
 
 def _rewind(folder: RunFolder, step: int, facts: Mapping[str, Any]) -> None:
-    folder.write_environment(facts)
+    began = folder.write_environment(facts)
+    changed = [name for name, fingerprint in facts["data"].items() if began.get("data", {}).get(name, fingerprint) != fingerprint]
+    if changed:
+        raise ValueError(f"{folder.path}: its {' and '.join(changed)} data are other ones than when it began; put them back, or begin another run")
     folder.rewind(step)
     print(f"{folder.path}: goes on after step {max(step, 0)}", file=sys.stderr)
 

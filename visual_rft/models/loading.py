@@ -41,10 +41,19 @@ class Part(StrEnum):
 
 
 @dataclass
+class PartRates:
+    """The learning rate of a part that has one of its own."""
+
+    vision: float | None = None
+    merger: float | None = None
+    language: float | None = None
+
+
+@dataclass
 class ModelOptions:
     """`path` is a Hugging Face folder, or `embedded:NAME` for a checkpoint that ships with the package. Pixel limits are areas.
 
-    `learning_rate` is AdamW's at the first step: what is right for it depends on the model above all; a part may have one of its own among
+    `learning_rate` is AdamW's at the first step: what is right for it depends on the model above all; a part may have one of its own in
     `learning_rates`. Parts in `frozen` are not trained; with both vision and merger among them an image is encoded once a step, whatever reads it.
     """
 
@@ -54,7 +63,7 @@ class ModelOptions:
     max_pixels: int
     learning_rate: float
     frozen: list[Part] = field(default_factory=list)
-    learning_rates: dict[Part, float] = field(default_factory=dict)
+    learning_rates: PartRates = field(default_factory=PartRates)
 
     def __post_init__(self) -> None:
         if set(self.frozen) == set(Part):
@@ -63,7 +72,10 @@ class ModelOptions:
             raise ValueError(f"model.min_pixels={self.min_pixels}: must be positive and at most model.max_pixels={self.max_pixels}")
         if not 0 < self.learning_rate < inf:
             raise ValueError(f"model.learning_rate={self.learning_rate}: must be a positive number")
-        for part, rate in self.learning_rates.items():
+        for part in Part:
+            rate = getattr(self.learning_rates, part)
+            if rate is None:
+                continue
             if not 0 < rate < inf:
                 raise ValueError(f"model.learning_rates.{part}={rate}: must be a positive number; model.frozen is for parts that are not trained")
             if part in self.frozen:
@@ -71,7 +83,8 @@ class ModelOptions:
 
     def pace(self, parameter: str) -> float:
         """How fast the parameters of this name move, as a multiple of the learning rate."""
-        return self.learning_rates.get(part_of(parameter), self.learning_rate) / self.learning_rate
+        own: float | None = getattr(self.learning_rates, part_of(parameter))
+        return 1.0 if own is None else own / self.learning_rate
 
 
 def folder(path: str) -> Path:
@@ -197,6 +210,7 @@ def save(policy: Policy, processor: Processor, target: Path) -> None:
     An interrupt leaves no half of it under its name. Raises ValueError when it cannot be written.
     """
     partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of one that was killed
     try:
         policy.model.save_pretrained(partial)
         processor.save(partial, stock_class=FAMILY[policy.model.config.model_type])

@@ -54,8 +54,9 @@ class RunFolder:
         for name in ("metrics.jsonl", "rollouts.jsonl"):
             kept = [line for line in self._lines(name) if line["step"] <= step]
             write_atomically(self.path / name, "".join(_json(line) + "\n" for line in kept))
-        for checkpoint in self.checkpoints.glob("step_[0-9]*"):
-            if int(checkpoint.name.removeprefix("step_")) > step:
+        for checkpoint in self.checkpoints.glob("step_*"):
+            number = checkpoint.name.removeprefix("step_")
+            if number.isdecimal() and int(number) > step:
                 shutil.rmtree(checkpoint)
         for batch in (self.path / "skipped").glob("step_[0-9]*.pt"):
             if int(batch.stem.removeprefix("step_")) > step:
@@ -82,10 +83,15 @@ class RunFolder:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
-    def write_environment(self, environment: Mapping[str, Any]) -> None:
-        """What `environment` returned -> `environment.json`, unless the run has one: it says where the run began."""
-        if not (self.path / "environment.json").exists():
-            write_atomically(self.path / "environment.json", _json(environment, indent=2) + "\n")
+    def write_environment(self, environment: Mapping[str, Any]) -> dict[str, Any]:
+        """What `environment` returned -> `environment.json`, unless the run has one: it says where the run began. Returns what it says."""
+        file = self.path / "environment.json"
+        if not file.exists():
+            write_atomically(file, _json(environment, indent=2) + "\n")
+        try:
+            return dict(json.loads(file.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise ValueError(f"{file}: not JSON ({error}); delete it") from error
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """The outcome -> `summary.json`; that it exists says that the run finished."""
