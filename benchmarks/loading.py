@@ -26,6 +26,7 @@ from _workloads import STANDARD, TINY
 from transformers import AutoModelForImageTextToText
 
 from visual_rft import hardware
+from visual_rft.config.ranks import leave_at_exit
 from visual_rft.distributed import World, join
 from visual_rft.hardware import HardwareOptions, Precision
 from visual_rft.models import loading
@@ -112,6 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             found = {key: max(one[key] for one in of_ranks) for key in of_ranks[0]}
             if world.is_first:
                 print(json.dumps(found))
+        if world.size > 1:
+            leave_at_exit()(0)
         return found
     with tempfile.TemporaryDirectory() as folder:
         model = write(SIZES[options.size], Path(folder))

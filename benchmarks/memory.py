@@ -28,6 +28,7 @@ import torch
 from _scale import Peak, Size, clock, markdown, on_ranks, steps, trainer, write, written
 from _workloads import PATCH, TINY, Workload
 
+from visual_rft.config.ranks import leave_at_exit
 from visual_rft.distributed import World, join
 from visual_rft.hardware import ActivationCheckpointing, Precision
 from visual_rft.models.loading import Part
@@ -166,6 +167,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             found = child(size, options.folder, list(ladder(size).values())[options.rung], options.device, world)
             if world.is_first:
                 print(json.dumps(found))
+        if world.size > 1:
+            leave_at_exit()(0)
         return found
     with tempfile.TemporaryDirectory() as folder:
         model = write(size, Path(folder))

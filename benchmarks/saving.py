@@ -53,8 +53,7 @@ def blocks(size: Size, folder: Path, length: int, repeats: int) -> tuple[list[Bl
     here = trainer(size, folder, {}, ALONE)
     tensors = here.tensors()
     options = CheckpointOptions(every=1, keep_last=2, keep_best=0)
-    beside = partial(loading.save_beside, here.models.speaker, here.models.processor)
-    checkpoints = Checkpoints(folder / "checkpoints", options, ALONE, beside)
+    checkpoints = Checkpoints(folder / "checkpoints", options, ALONE, loading.beside_weights(str(folder)))
     run = steps(size, here, 2 * length * (repeats + 1))
     saved, plain = [], []
     for _ in range(repeats + 1):

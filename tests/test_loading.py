@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from visual_rft import train
 from visual_rft.hardware import Attention, HardwareOptions, Machine, Precision, prepare
-from visual_rft.models.loading import ModelOptions, Part, folder, load, part_of, save, save_beside
+from visual_rft.models.loading import ModelOptions, Part, beside_weights, folder, load, part_of, save
 from visual_rft.models.policy import Policy
 from visual_rft.models.processor import Processor
 from visual_rft.vocabulary import Example
@@ -172,7 +172,7 @@ def test_saving_takes_nothing_from_the_policy(kept: tuple[Policy, Processor, Pat
     assert torch.equal(before, logprobs())
 
 
-def test_a_folder_that_cannot_be_written_leaves_nothing_and_names_itself(kept: tuple[Policy, Processor, Path], tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_leaves_nothing_and_names_itself(kept: tuple[Policy, Processor, Path]) -> None:
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken/mine").touch()
     with pytest.raises(ValueError, match=rf"{tmp_path / 'taken'}: the model cannot be written \(.*\); make room on the disk"):
@@ -180,8 +180,6 @@ def test_a_folder_that_cannot_be_written_leaves_nothing_and_names_itself(kept: t
     assert [path.name for path in tmp_path.rglob("*")] == ["taken", "mine"]
 
 
-def test_beside_the_weights_of_a_checkpoint_lies_all_else_that_a_model_folder_has(kept: tuple[Policy, Processor, Path], tmp_path: Path) -> None:
-    policy, processor, whole = kept
-    save_beside(policy, processor, tmp_path)
-    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    assert files == {path.name: path.read_bytes() for path in whole.iterdir() if path.suffix != ".safetensors"}
+def test_beside_the_weights_of_a_checkpoint_lies_all_else_that_a_model_folder_has(kept: tuple[Policy, Processor, Path]) -> None:
+    _, _, whole = kept
+    assert beside_weights(str(whole)) == {path.name: path.read_bytes() for path in whole.iterdir() if path.suffix != ".safetensors"}

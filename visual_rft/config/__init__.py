@@ -27,7 +27,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import env_override
 
 from visual_rft.config.jobs import NO_SCHEMAS, Job, Schema, Task, key, keys, typed
-from visual_rft.config.ranks import BUG, INTERRUPTED, REFUSED, Ending, attempt, final, is_settled, leave, say
+from visual_rft.config.ranks import BUG, INTERRUPTED, REFUSED, Ending, attempt, final, is_settled, leave, leave_at_exit, say
 from visual_rft.config.refusals import folded, one_line
 from visual_rft.distributed import World, join
 
@@ -78,11 +78,14 @@ def start(
         return 0
     try:
         with join() as world:
-            code = _code(lambda: main(world), endings, world)
+            tell = leave_at_exit() if world.size > 1 else None
+            code = final(_code(lambda: main(world), endings, world))
+            if tell:
+                tell(code)
     except ValueError as error:  # of `join`: everything else is said; another try may find a rank that was late
         print(folded(str(error)), file=sys.stderr)
         return REFUSED
-    return final(code)
+    return code
 
 
 def _code(main: Callable[[], None], endings: Sequence[Ending], world: World) -> int:

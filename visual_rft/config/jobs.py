@@ -1,6 +1,5 @@
 """One job: its checked configuration, its folder, and how it is run, in this process or in those that a launcher of Hydra starts for it."""
 
-import atexit
 import os
 import re
 import time
@@ -18,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from visual_rft.config.ranks import GO_ON, REFUSED, Ending, attempt, final, leave, say
+from visual_rft.config.ranks import GO_ON, REFUSED, Ending, attempt, final, leave, leave_at_exit, say
 from visual_rft.config.refusals import WRITABLE, describe, no_such_key
 from visual_rft.distributed import World, join
 
@@ -106,9 +105,10 @@ class _Away(Task[Schema]):
         def meet() -> None:
             _name_ranks()
             with join() as world:
+                tell = leave_at_exit()  # when submitit has sent the ending home
                 ended.append(self.end(composed, world))
+                tell(0 if ended[0].in_step else ended[0].code)
                 if not ended[0].in_step:
-                    atexit.register(leave, ended[0].code)  # when submitit has sent the ending home
                     raise _OutOfStepError
 
         with suppress(_OutOfStepError):
