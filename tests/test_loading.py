@@ -172,7 +172,7 @@ def test_saving_takes_nothing_from_the_policy(kept: tuple[Policy, Processor, Pat
     assert torch.equal(before, logprobs())
 
 
-def test_a_folder_that_cannot_be_written_leaves_nothing_and_names_itself(kept: tuple[Policy, Processor, Path]) -> None:
+def test_a_folder_that_cannot_be_written_leaves_nothing_and_names_itself(kept: tuple[Policy, Processor, Path], tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken/mine").touch()
     with pytest.raises(ValueError, match=rf"{tmp_path / 'taken'}: the model cannot be written \(.*\); make room on the disk"):
