@@ -33,7 +33,7 @@ class Journal:
     def say(self, line: str | None) -> None:
         """A line for the person at the console, if there is one."""
 
-    def stage(self, _name: str, _total: int) -> AbstractContextManager[Callable[[int], None]]:
+    def stage(self, name: str, total: int) -> AbstractContextManager[Callable[[int], None]]:  # noqa: ARG002
         """Progress through so many items: the block tells how many more are done."""
         return nullcontext(lambda _: None)
 
@@ -73,5 +73,5 @@ class Written(Journal):
         if line:
             self.console.say(line)
 
-    def stage(self, _name: str, _total: int) -> AbstractContextManager[Callable[[int], None]]:
-        return self.console.stage(_name, _total)
+    def stage(self, name: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+        return self.console.stage(name, total)
