@@ -5,7 +5,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -21,7 +21,8 @@ from transformers import AutoModelForImageTextToText, Qwen2VLConfig
 
 from visual_rft import hardware, policies
 from visual_rft.algorithm import AlgorithmOptions
-from visual_rft.distributed import World
+from visual_rft.config.ranks import leave_at_exit
+from visual_rft.distributed import World, join
 from visual_rft.hardware import HardwareOptions
 from visual_rft.losses import KlOptions
 from visual_rft.models.loading import ModelOptions
@@ -182,6 +183,17 @@ def on_ranks(ranks: int, script: str, *arguments: str) -> dict[str, Any]:
     if ranks == 1:
         return measure.child(script, *arguments)
     return measure.child("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), script, *arguments)
+
+
+def as_rank(measured: Callable[[World], dict[str, Any]]) -> dict[str, Any]:
+    """The other end of `on_ranks`: what all ranks have measured together, which the first prints."""
+    with join() as world:
+        found = measured(world)
+        if world.is_first:
+            print(json.dumps(found))
+    if world.size > 1:
+        leave_at_exit()(0)
+    return found
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

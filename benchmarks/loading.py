@@ -12,7 +12,6 @@ The peer is `from_pretrained` in that dtype. In the file's own dtype it maps the
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -21,13 +20,12 @@ from typing import Any
 
 import _measure as measure
 import torch
-from _scale import LOOK, RATE, Peak, Size, clock, markdown, on_ranks, write, written
+from _scale import LOOK, RATE, Peak, Size, as_rank, clock, markdown, on_ranks, write, written
 from _workloads import STANDARD, TINY
 from transformers import AutoModelForImageTextToText
 
 from visual_rft import hardware
-from visual_rft.config.ranks import leave_at_exit
-from visual_rft.distributed import World, join
+from visual_rft.distributed import World
 from visual_rft.hardware import HardwareOptions, Precision
 from visual_rft.models import loading
 from visual_rft.models.loading import ModelOptions
@@ -64,6 +62,12 @@ def peer(folder: Path, kept: str) -> dict[str, float]:
         model = AutoModelForImageTextToText.from_pretrained(folder, dtype=KEPT[kept])
         assert all(weight.isfinite().all() for weight in model.parameters())
     return _found(memory, started)
+
+
+def fullest(name: str, folder: Path, kept: str, world: World) -> dict[str, float]:
+    """The most that any rank of a side found."""
+    of_ranks = world.gather(ours(folder, kept, world) if name == "ours" else peer(folder, kept))
+    return {key: max(one[key] for one in of_ranks) for key in of_ranks[0]}
 
 
 def _found(memory: Peak, started: tuple[float, float]) -> dict[str, float]:
@@ -108,14 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     options = parser.parse_args(arguments)
     measure.pin()
     if options.child:
-        with join() as world:
-            of_ranks = world.gather(ours(options.folder, options.kept, world) if options.child == "ours" else peer(options.folder, options.kept))
-            found = {key: max(one[key] for one in of_ranks) for key in of_ranks[0]}
-            if world.is_first:
-                print(json.dumps(found))
-        if world.size > 1:
-            leave_at_exit()(0)
-        return found
+        return as_rank(lambda world: fullest(options.child, options.folder, options.kept, world))
     with tempfile.TemporaryDirectory() as folder:
         model = write(SIZES[options.size], Path(folder))
         found = {kept: figure(Path(folder), options.size, kept, model["parameters"], options.repeats) for kept in KEPT}

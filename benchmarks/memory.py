@@ -15,7 +15,6 @@ the rung that it stands beside in the same turn, the first one but where its nam
 
 import argparse
 import ctypes
-import json
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -25,11 +24,10 @@ from typing import Any
 
 import _measure as measure
 import torch
-from _scale import Peak, Size, clock, markdown, on_ranks, steps, trainer, write, written
+from _scale import Peak, Size, as_rank, clock, markdown, on_ranks, steps, trainer, write, written
 from _workloads import PATCH, TINY, Workload
 
-from visual_rft.config.ranks import leave_at_exit
-from visual_rft.distributed import World, join
+from visual_rft.distributed import World
 from visual_rft.hardware import ActivationCheckpointing, Precision
 from visual_rft.models.loading import Part
 
@@ -163,13 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     measure.pin()
     size = SIZES[options.size]
     if options.rung is not None:
-        with join() as world:
-            found = child(size, options.folder, list(ladder(size).values())[options.rung], options.device, world)
-            if world.is_first:
-                print(json.dumps(found))
-        if world.size > 1:
-            leave_at_exit()(0)
-        return found
+        return as_rank(lambda world: child(size, options.folder, list(ladder(size).values())[options.rung], options.device, world))
     with tempfile.TemporaryDirectory() as folder:
         model = write(size, Path(folder))
         turns = [turn(size, options.size, Path(folder), options.device) for _ in range(options.repeats)]

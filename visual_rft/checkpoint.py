@@ -8,7 +8,6 @@ under its name.
 import errno
 import json
 import os
-import re
 import shutil
 import warnings
 from collections.abc import Collection, Mapping
@@ -27,6 +26,7 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from visual_rft.distributed import WAIT, World
 from visual_rft.storage import Writer
+from visual_rft.tracking.runfolder import saved_steps
 
 RUN = "run.json"  # the step, its score, and what else was noted; its last file, so that a checkpoint with it is whole
 TRAINER = "trainer"  # the key in it without which a checkpoint is weights alone
@@ -199,7 +199,7 @@ def step_of(checkpoint: Path) -> int:
 
 def _steps(folder: Path) -> list[Path]:
     """The whole checkpoints in a folder, the newest first."""
-    return sorted((run.parent for run in folder.glob(f"step_*/{RUN}") if re.fullmatch(r"step_\d+", run.parent.name)), key=step_of, reverse=True)
+    return [path for path in saved_steps(folder).values() if (path / RUN).exists()]
 
 
 def _aside(path: Path) -> Path:

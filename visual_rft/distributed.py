@@ -136,7 +136,7 @@ def join() -> Iterator[World]:
         place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise ValueError(f"MASTER_ADDR:MASTER_PORT={place}: the ranks cannot meet ({error}); name a free port of the first machine") from error
     yield _world()
-    _world().gather(None)  # gloo aborts, now and then, where one rank takes it down while another still uses it
+    _world().gather(None)  # no rank takes down what another still uses
     _take_down()
 
 

@@ -83,8 +83,6 @@ def run(job: Job[EvaluateConfig]) -> None:
     summary |= {"questions": len(questions), "seconds": round(time.perf_counter() - started, 1)}
     if not job.world.is_first:
         return
-    if c.predictions is None or not are_coco_results(read_text(c.predictions)):
-        folder.write_answers("evaluation", questions, evaluation.texts)
     write_report(folder.path / "report.html", Report.of(folder.path, summary, gallery(questions, {"answer": evaluation}, c.report_images)))
     folder.write_summary(summary)
 
@@ -99,6 +97,8 @@ def _by_model(job: Job[EvaluateConfig], task: Task, questions: Sequence[Example]
         tokens, together, workers = c.algorithm.max_completion_tokens, c.hardware.decoded_together, c.hardware.workers
         ask = partial(answer, policy, processor, max_tokens=tokens, together=together, workers=workers)
         evaluation = evaluate(task, questions, ask, advance, world)
+    if world.is_first:
+        folder.write_answers("evaluation", questions, evaluation.texts)
     return folder, evaluation, {"model": model.name, "path": model.path}
 
 
@@ -110,6 +110,8 @@ def _by_predictions(job: Job[EvaluateConfig], task: Task, questions: Sequence[Ex
     texts, answers = given(task, c.task, c.predictions, text, questions)
     evaluation = Evaluation(texts, answers, task.measure(questions, answers), time.perf_counter() - started)
     folder = _create(job, "cpu", {"test": fingerprint(questions), "predictions": hashlib.sha256(text.encode()).hexdigest()})
+    if job.world.is_first and not are_coco_results(text):
+        folder.write_answers("evaluation", questions, texts)
     return folder, evaluation, {"model": Path(c.predictions).name, "path": c.predictions}
 
 

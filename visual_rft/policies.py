@@ -19,6 +19,7 @@ from visual_rft.models.policy import Policy
 from visual_rft.models.processor import Processor
 from visual_rft.models.recompute import checkpoint_activations
 from visual_rft.models.sharding import Sharding, copy_whole
+from visual_rft.tracking.runfolder import saved_steps
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,8 @@ def of_run(folder: Path) -> Trained:
 
 def newest_checkpoint(folder: Path) -> Path:
     """The checkpoint of the latest step in a run folder. Raises ValueError when there is none."""
-    found = [path for path in (folder / "checkpoints").glob("step_*") if path.name.removeprefix("step_").isdecimal()]
+    found = list(saved_steps(folder / "checkpoints").values())
     if not found:
         reason = "no checkpoint in it" if folder.is_dir() else "no such folder"
         raise ValueError(f"run={folder}: {reason}; name the folder of a run that has saved one, or a model folder, model.path=…")
-    return max(found, key=lambda path: int(path.name.removeprefix("step_")))
+    return found[0]

@@ -152,8 +152,8 @@ def key(override: str) -> str:
 def typed(schema: type[Schema], composed: DictConfig, known: Sequence[str]) -> Schema:
     """The dataclass instance, with its own `__post_init__` checks done."""
     try:
-        for key in _strangers(composed):
-            raise ValueError(no_such_key(key, known))
+        for stranger in _strangers(composed):
+            raise ValueError(no_such_key(stranger, known))
         config = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
         if isinstance(error, TypeError):  # OmegaConf's wrapping of one that a `__post_init__` raised: a bug of ours

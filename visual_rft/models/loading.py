@@ -21,11 +21,8 @@ from visual_rft.models.processor import Processor
 from visual_rft.models.sharding import Sharding, own_part, shard
 
 EMBEDDED = "embedded:"
-FAMILY = {
-    "qwen2_vl": "Qwen2VLProcessor",
-    "qwen2_5_vl": "Qwen2_5_VLProcessor",
-    "qwen3_vl": "Qwen3VLProcessor",
-}  # and what the stock processor is called
+# Each model type, and the name of its stock processor.
+FAMILY = {"qwen2_vl": "Qwen2VLProcessor", "qwen2_5_vl": "Qwen2_5_VLProcessor", "qwen3_vl": "Qwen3VLProcessor"}
 
 
 class Unsuitable(ValueError):

@@ -54,9 +54,8 @@ class RunFolder:
         for name in ("metrics.jsonl", "rollouts.jsonl"):
             kept = [line for line in self._lines(name) if line["step"] <= step]
             write_atomically(self.path / name, "".join(_json(line) + "\n" for line in kept))
-        for checkpoint in self.checkpoints.glob("step_*"):
-            number = checkpoint.name.removeprefix("step_")
-            if number.isdecimal() and int(number) > step:
+        for number, checkpoint in saved_steps(self.checkpoints).items():
+            if number > step:
                 shutil.rmtree(checkpoint)
         for batch in (self.path / "skipped").glob("step_[0-9]*.pt"):
             if int(batch.stem.removeprefix("step_")) > step:
@@ -136,6 +135,12 @@ class RunFolder:
             if file.write(lines) < len(lines):
                 file.truncate(before)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path / name))
+
+
+def saved_steps(checkpoints: Path) -> dict[int, Path]:
+    """The checkpoints in a folder by their step, the newest first; what was put aside under another name is none."""
+    found = {path.name.removeprefix("step_"): path for path in checkpoints.glob("step_*")}
+    return dict(sorted(((int(number), path) for number, path in found.items() if number.isdecimal()), reverse=True))
 
 
 def _claim(file: Path, text: str) -> list[str]:
