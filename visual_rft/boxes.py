@@ -1,6 +1,7 @@
-"""Boxes: formats, frames, overlap and one-to-one matching. The format and the frame stand in every name.
+"""Boxes: formats, frames, overlap and one-to-one matching.
 
-xyxy (x1, y1, x2, y2) and xywh (x, y, width, height); pixels of one image, or norm1000 (0..1000 per axis, Qwen2-VL's frame).
+xyxy (x1, y1, x2, y2) and xywh (x, y, width, height), in a frame of one image (`vocabulary.Frame`): the only ways between frames are `convert` and
+`whole`.
 Axes: N boxes against M others, 4 coordinates. Anything array-like goes in; no boxes, as [] or (0, 4), are welcome everywhere.
 """
 
@@ -8,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
-from visual_rft.vocabulary import Box
+from visual_rft.vocabulary import Box, Frame
 
 Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
 
 
 def _as_N4(boxes: npt.ArrayLike) -> Floats:
@@ -24,8 +24,6 @@ def _as_N4(boxes: npt.ArrayLike) -> Floats:
 
 
 def _scale_4(width: float, height: float) -> Floats:
-    if not (width > 0 and height > 0):
-        raise ValueError(f"an image of {width} x {height} pixels: width and height must be positive")
     return np.array([width, height, width, height], dtype=np.float64)
 
 
@@ -41,26 +39,21 @@ def xyxy_to_xywh(boxes_N4: npt.ArrayLike) -> Floats:
     return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
 
 
-def pixels_to_norm1000(boxes_N4: npt.ArrayLike, *, width: float, height: float) -> Integers:
-    """Corners in pixels of a width x height image to whole norm1000, (N, 4); what lies outside the image is moved to its edge.
+def convert(boxes_N4: npt.ArrayLike, *, of: Frame, to: Frame) -> Floats:
+    """Corners in one frame of an image as corners in another frame of it, (N, 4), unrounded."""
+    return _as_N4(boxes_N4) * _scale_4(to.width, to.height) / _scale_4(of.width, of.height)
 
-    A box thinner than a thousandth of the image may lose its area. ValueError on an image without area or a box that is not finite.
+
+def whole(boxes_N4: npt.ArrayLike, *, of: Frame, to: Frame) -> tuple[Box, ...]:
+    """The same as a model would write them: in whole numbers, and what lies outside the image moved to its edge.
+
+    A box thinner than the unit of `to` may lose its area. ValueError on a box that is not finite.
     """
-    boxes = _as_N4(boxes_N4)
+    boxes = convert(boxes_N4, of=of, to=to)
     if not np.isfinite(boxes).all():
         raise ValueError("a box with NaN or infinity: remove it before the conversion")
-    return np.rint(np.clip(boxes / _scale_4(width, height) * 1000, 0, 1000)).astype(np.int64)
-
-
-def xywh_pixels_to_norm1000(boxes_N4: npt.ArrayLike, *, width: float, height: float) -> tuple[Box, ...]:
-    """COCO's boxes in pixels of a width x height image as corners in whole norm1000. ValueError as `pixels_to_norm1000`."""
-    rows = pixels_to_norm1000(xywh_to_xyxy(boxes_N4), width=width, height=height).astype(float).tolist()
+    rows = np.clip(np.rint(boxes), 0, _scale_4(to.width, to.height)).tolist()
     return tuple((x1, y1, x2, y2) for x1, y1, x2, y2 in rows)
-
-
-def norm1000_to_pixels(boxes_N4: npt.ArrayLike, *, width: float, height: float) -> Floats:
-    """Corners in norm1000 to pixels of a width x height image, (N, 4), unrounded. ValueError on an image without area."""
-    return _as_N4(boxes_N4) * _scale_4(width, height) / 1000
 
 
 def _areas_N(boxes_N4: Floats) -> Floats:

@@ -1,12 +1,12 @@
 """Completion text to a typed answer, or to a typed refusal that says why. Never raises, never evaluates, and reads nothing but the text.
 
-    <think> anything </think> <answer> … </answer>  with, by task:
+    <think> anything </think> <answer> … </answer>  or, where the contract asks for no thinking, the answer alone; with, by task:
 
     detection       [{'Position': [x1, y1, x2, y2], 'Confidence': c}, …]  or  No Objects; JSON or Python style
     classification  a name
     grounding       (x1,y1),(x2,y2)
 
-White space anywhere; boxes are xyxy in norm1000. The first fault from left to right decides the reason and ends the reading, so any text
+White space anywhere; boxes are xyxy in the contract's frame. The first fault from left to right decides the reason and ends the reading, so any text
 takes linear time: one token ahead, a grammar of fixed depth, no recursion and no regular expression that backtracks.
 """
 
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TypeVar
 
-from visual_rft.vocabulary import Box, ClassAnswer, Detection, DetectionAnswer, GroundingAnswer, Reason, Refusal
+from visual_rft.vocabulary import CONTRACT, Box, ClassAnswer, Contract, Detection, DetectionAnswer, Frame, GroundingAnswer, Reason, Refusal
 
 MAX_BOXES = 100  # COCO's limit of detections an image, too
 NO_ALIASES: Mapping[str, str] = MappingProxyType({})
@@ -94,19 +94,19 @@ class Cursor:
                 ended = trailing_comma and self.accept(close)
 
 
-def parse_detection(text: str) -> DetectionAnswer | Refusal:
+def parse_detection(text: str, contract: Contract = CONTRACT) -> DetectionAnswer | Refusal:
     """The detections of a completion (the text before the stop token), or the first reason, from left to right, why it has none."""
-    return _read(text, _detection_answer)
+    return _read(text, contract, _detection_answer)
 
 
-def parse_classification(text: str) -> ClassAnswer | Refusal:
+def parse_classification(text: str, contract: Contract = CONTRACT) -> ClassAnswer | Refusal:
     """The name that a completion says, as it was said, or the first reason why it says none."""
-    return _read(text, _class_answer)
+    return _read(text, contract, _class_answer)
 
 
-def parse_grounding(text: str) -> GroundingAnswer | Refusal:
+def parse_grounding(text: str, contract: Contract = CONTRACT) -> GroundingAnswer | Refusal:
     """The one box that a completion draws, or the first reason, from left to right, why it draws none."""
-    return _read(text, _grounding_answer)
+    return _read(text, contract, _grounding_answer)
 
 
 def normalised_name(text: str) -> str:
@@ -121,14 +121,14 @@ def canonical_name(text: str, aliases: Mapping[str, str]) -> str:
     return normalised_name({normalised_name(alias): of_class for alias, of_class in aliases.items()}.get(name, name))
 
 
-def _read(text: str, reader: Callable[[str], Read]) -> Read | Refusal:
+def _read(text: str, contract: Contract, reader: Callable[[str, Frame], Read]) -> Read | Refusal:
     try:
-        return reader(_answer_body(text))
+        return reader(_answer_body(text, thinking=contract.thinking), contract.frame)
     except Refused as refused:
         return refused.refusal
 
 
-def _answer_body(text: str) -> str:
+def _answer_body(text: str, *, thinking: bool) -> str:
     """What stands between the answer tags, stripped of white space. Raises Refused."""
     for tag in ("<think>", "</think>", "<answer>", "</answer>"):
         if text.count(tag) > 1:
@@ -137,11 +137,11 @@ def _answer_body(text: str) -> str:
         _, opened, rest = text.partition(opening)
         if opened and closing not in rest:
             raise Refused(Refusal(Reason.TRUNCATED, text[-_DETAIL:]))
-    before, think, rest = text.partition("<think>")
-    _, _, after = rest.partition("</think>")
+    before, think, rest = text.partition("<think>") if thinking else ("", "", "")
+    _, _, after = rest.partition("</think>") if thinking else ("", "", text)
     between, answer, rest = after.partition("<answer>")
     body, _, behind = rest.partition("</answer>")
-    if not think or "<answer>" in before:
+    if thinking and (not think or "<answer>" in before):
         raise Refused(Refusal(Reason.NO_THINK, text[:_DETAIL]))
     if not answer:
         raise Refused(Refusal(Reason.NO_ANSWER, after[:_DETAIL]))
@@ -153,7 +153,7 @@ def _answer_body(text: str) -> str:
     return body.strip(_WHITE)
 
 
-def _class_answer(body: str) -> ClassAnswer:
+def _class_answer(body: str, _: Frame) -> ClassAnswer:
     if not _NAME.fullmatch(body):
         raise Refused(Refusal(Reason.NOT_A_NAME, body[:_DETAIL]))
     if all(unicodedata.category(character) == "Cf" for character in normalised_name(body)):  # nothing, or characters without a shape
@@ -161,12 +161,12 @@ def _class_answer(body: str) -> ClassAnswer:
     return ClassAnswer(body)
 
 
-def _grounding_answer(body: str) -> GroundingAnswer:
+def _grounding_answer(body: str, frame: Frame) -> GroundingAnswer:
     cursor = Cursor(body)
     start = cursor.start
     first = _corner(cursor)
     cursor.expect(",", Reason.NOT_A_BOX)
-    box = _box(cursor, (*first, *_corner(cursor)), start)
+    box = _box(cursor, (*first, *_corner(cursor)), start, frame)
     behind = cursor.start
     if cursor.kind != "end":
         cursor.accept(",")
@@ -183,23 +183,23 @@ def _corner(cursor: Cursor) -> tuple[float, float]:
     return x, y
 
 
-def _detection_answer(body: str) -> DetectionAnswer:
-    return DetectionAnswer(() if _NO_OBJECTS.fullmatch(body) else _detections(Cursor(body)))
+def _detection_answer(body: str, frame: Frame) -> DetectionAnswer:
+    return DetectionAnswer(() if _NO_OBJECTS.fullmatch(body) else _detections(Cursor(body), frame))
 
 
-def _detections(cursor: Cursor) -> tuple[Detection, ...]:
+def _detections(cursor: Cursor, frame: Frame) -> tuple[Detection, ...]:
     cursor.expect("[", Reason.NOT_A_LIST)
     detections: list[Detection] = []
     for _ in cursor.items("]", Reason.NOT_A_LIST):
         if len(detections) == MAX_BOXES:
             raise cursor.refused(Reason.TOO_MANY_BOXES)
-        detections.append(_detection(cursor))
+        detections.append(_detection(cursor, frame))
     if cursor.kind != "end":
         raise cursor.refused(Reason.NOT_A_LIST)
     return tuple(detections)
 
 
-def _detection(cursor: Cursor) -> Detection:
+def _detection(cursor: Cursor, frame: Frame) -> Detection:
     cursor.expect("{", Reason.NOT_A_LIST)
     box: Box | None = None
     confidence: float | None = None
@@ -211,7 +211,7 @@ def _detection(cursor: Cursor) -> Detection:
         cursor.take()
         cursor.expect(":", Reason.BAD_KEYS)
         if key == "Position":
-            box = _position(cursor)
+            box = _position(cursor, frame)
         else:
             confidence = _confidence(cursor)
     if box is None or confidence is None:
@@ -236,7 +236,7 @@ def _confidence(cursor: Cursor) -> float:
     return confidence
 
 
-def _position(cursor: Cursor) -> Box:
+def _position(cursor: Cursor, frame: Frame) -> Box:
     start = cursor.start
     cursor.expect("[", Reason.BAD_BOX)
     corners: list[float] = []
@@ -246,13 +246,13 @@ def _position(cursor: Cursor) -> Box:
         corners.append(_number(cursor, Reason.BAD_BOX))
     if len(corners) != 4:
         raise cursor.refused(Reason.BAD_BOX, start)
-    return _box(cursor, corners, start)
+    return _box(cursor, corners, start, frame)
 
 
-def _box(cursor: Cursor, corners: Sequence[float], start: int) -> Box:
+def _box(cursor: Cursor, corners: Sequence[float], start: int, frame: Frame) -> Box:
     """Four numbers read from `start` on as a box, if they are one."""
     x1, y1, x2, y2 = corners
-    if min(corners) < 0 or max(corners) > 1000:
+    if min(corners) < 0 or max(x1, x2) > frame.width or max(y1, y2) > frame.height:
         raise cursor.refused(Reason.OUT_OF_FRAME, start)
     if x2 < x1 or y2 < y1:
         raise cursor.refused(Reason.INVERTED_BOX, start)

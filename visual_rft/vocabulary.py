@@ -6,16 +6,63 @@ Axes, everywhere in the package: P prompts a step, G completions a prompt, B = P
 S prompt tokens, H hidden width.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar
 
 import torch
 from PIL.Image import Image
 
-# Corners (x1, y1, x2, y2). The frame is always named by the variable or function that holds a box: pixels, or norm1000 (0..1000 per axis).
+# Four numbers that mean nothing without their format, which the name says (xyxy where it says none, else xywh), and their `Frame`.
 Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What the coordinates of a box count: `width` units from the left edge of the image to the right one, `height` from the top down."""
+
+    width: float
+    height: float
+
+    def __post_init__(self) -> None:
+        if not (self.width > 0 and self.height > 0):
+            raise ValueError(f"an image of {self.width} x {self.height} pixels: width and height must be positive")
+
+
+@dataclass(frozen=True, slots=True)
+class Original(Frame):
+    """Pixels of the image as it is stored, in which data are labelled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resized(Frame):
+    """Pixels of the image as the model is shown it: what Qwen2.5-VL speaks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Norm1000(Frame):
+    """Thousandths of each axis: what Qwen2-VL and Qwen3-VL speak."""
+
+    width: float = 1000
+    height: float = 1000
+
+
+NORM1000 = Norm1000()
+# The frame in which a model speaks of an image of (width, height) pixels.
+Speaks = Callable[[tuple[int, int]], Frame]
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """What a completion must be: whether it thinks before it answers, and the frame of its boxes."""
+
+    frame: Frame = NORM1000
+    thinking: bool = True
+
+
+CONTRACT = Contract()
 
 
 class Reason(StrEnum):
@@ -31,7 +78,7 @@ class Reason(StrEnum):
     BAD_KEYS = "bad_keys"  # a box without exactly one Position and one Confidence
     BAD_BOX = "bad_box"  # a Position that is not four numbers
     NOT_FINITE = "not_finite"  # NaN, infinity, or a number too large for a float
-    OUT_OF_FRAME = "out_of_frame"  # a coordinate outside 0..1000
+    OUT_OF_FRAME = "out_of_frame"  # a coordinate outside the frame
     INVERTED_BOX = "inverted_box"  # x2 < x1 or y2 < y1
     ZERO_AREA = "zero_area"  # x2 = x1 or y2 = y1
     BAD_CONFIDENCE = "bad_confidence"  # not a number in 0..1
@@ -41,36 +88,78 @@ class Reason(StrEnum):
     SEVERAL_BOXES = "several_boxes"  # a grounding answer with more than one box
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Annotation:
-    """One labelled object, in COCO's terms: category name and (x, y, width, height) in pixels of the original image."""
+    """One label, in COCO's terms and as the data say it: category name, (x, y, width, height) in pixels of the original image, its `area` there (None:
+    that of the box), and whether it stands for a crowd."""
 
     category: str
     bbox_xywh: Box
+    area: float | None = None
+    crowd: bool = False
 
 
-@dataclass(frozen=True)
-class AnnotatedImage:
-    """An image, opened when it is looked at, its labelled objects, and the instructions one can give about them; `id` is unique in its source."""
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """An image of a source, where `id` is unique: what its data call it, its (width, height), how it is opened, and a SHA-256 of its content."""
 
     id: int
-    open: Callable[[], Image]
+    name: str
+    size: tuple[int, int]
+    open: Callable[[], Image] = field(repr=False, compare=False)
+    digest: Callable[[], str] = field(repr=False, compare=False)
+
+    @classmethod
+    def of(cls, id: int, pixels: Image) -> "StoredImage":
+        """One that is in memory."""
+        content = repr((pixels.mode, pixels.size)).encode()
+        return cls(id, str(id), pixels.size, lambda: pixels, lambda: hashlib.sha256(content + pixels.tobytes()).hexdigest())
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotatedImage:
+    """An image with its labels, and the instructions one can give about them.
+
+    Every other category is `absent` from it (None), or only those are of which the data say so; of those in `partly` not every object is labelled
+    (LVIS's negative and not exhaustively labelled categories).
+    """
+
+    stored: StoredImage
     annotations: tuple[Annotation, ...]
     instructions: tuple["Instruction", ...] = ()
+    absent: frozenset[str] | None = None
+    partly: frozenset[str] = frozenset()
+
+    @property
+    def id(self) -> int:
+        return self.stored.id
 
     @property
     def image(self) -> Image:
-        return self.open()
+        return self.stored.open()
+
+    @property
+    def objects(self) -> tuple[Annotation, ...]:
+        """What one can ask for: the labels of single objects, each as far as it lies in the image; one that has no area there is none."""
+        return tuple(inside for one in self.annotations if not one.crowd and (inside := _inside(one, self.stored.size)))
 
     @property
     def shown(self) -> set[str]:
         """The categories of its objects."""
-        return {annotation.category for annotation in self.annotations}
+        return {annotation.category for annotation in self.objects}
+
+
+def _inside(annotation: Annotation, size: tuple[int, int]) -> Annotation | None:
+    x, y, width, height = annotation.bbox_xywh
+    left, top, right, bottom = max(x, 0.0), max(y, 0.0), min(x + width, size[0]), min(y + height, size[1])
+    if (left, top, right, bottom) == (x, y, x + width, y + height) and width > 0 and height > 0:
+        return annotation
+    return Annotation(annotation.category, (left, top, right - left, bottom - top)) if left < right and top < bottom else None
 
 
 @dataclass(frozen=True)
 class Detection:
-    """One box the model drew: corners in norm1000, confidence in 0..1."""
+    """One box the model drew, in its contract's frame, with a confidence in 0..1."""
 
     box: Box
     confidence: float
@@ -127,7 +216,7 @@ class ClassAnswer:
 
 @dataclass(frozen=True)
 class GroundingAnswer:
-    """A parsed grounding answer: one box, corners in norm1000."""
+    """A parsed grounding answer: one box in its contract's frame."""
 
     box: Box
 
@@ -147,7 +236,7 @@ class GroundingAnswer:
         return ""
 
 
-# What every answer has: `boxes` in norm1000 and a label for each; as str the words that no box says; `plain`, all of it for JSON.
+# What every answer has: `boxes` in its contract's frame and a label for each; as str the words that no box says; `plain`, all of it for JSON.
 Answer = DetectionAnswer | ClassAnswer | GroundingAnswer
 
 
@@ -161,7 +250,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class DetectionTruth:
-    """The boxes of one category in one image, in norm1000; none means the category is absent."""
+    """The boxes of one category in one image, in the contract's frame; none means the category is absent."""
 
     boxes: tuple[Box, ...]
 
@@ -183,7 +272,7 @@ class ClassTruth:
 
 @dataclass(frozen=True)
 class GroundingTruth:
-    """The one box an instruction means, in norm1000."""
+    """The one box an instruction means, in the contract's frame."""
 
     box: Box
 
@@ -207,19 +296,29 @@ class Reward:
     refusal: Refusal | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Example:
-    """One question about one image, with the truth that scores its answers. `id` is unique in its split.
+    """One question about an image, with the truth that scores its answers. `id` is unique in its split.
 
-    `subject` is what the question is about: the category to find, the instruction to follow; empty where the image alone says it.
+    The last of `images` is asked about, and boxes are drawn on it; those before it are shown with it. `subject` is what the question is about: the
+    category to find, the instruction to follow; empty where the image alone says it.
     """
 
     id: str
-    image_id: int
-    image: Image
+    images: tuple[StoredImage, ...]
     subject: str
     question: str
     truth: Truth
+    contract: Contract = CONTRACT
+
+    @property
+    def asked_about(self) -> StoredImage:
+        return self.images[-1]
+
+    @property
+    def image(self) -> Image:
+        """The image asked about, opened."""
+        return self.asked_about.open()
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 
 from visual_rft.parsing import Cursor, Refused, parse_classification, parse_detection, parse_grounding
-from visual_rft.vocabulary import Answer, Box, ClassTruth, Detection, DetectionTruth, GroundingTruth, Reason, Refusal, Reward
+from visual_rft.vocabulary import CONTRACT, Answer, Box, ClassTruth, Contract, Detection, DetectionTruth, GroundingTruth, Reason, Refusal, Reward
 
 _JSON_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][-+]?\d+)?|NaN|-?Infinity", re.ASCII)
 _LOOSE_NUMBER = r"(?:^|[\s=])(-?\d+(?:\.\d+)?)"
@@ -24,7 +24,7 @@ _CORNER = r"\(\s*+(\d++)\s*+,\s*+(\d++)\s*+\)"
 _BOX = re.compile(rf"{_CORNER}\s*+,\s*+{_CORNER}")
 
 
-def detection(text: str, truth: DetectionTruth, *, iou_threshold: float = 0.5) -> Reward:
+def detection(text: str, truth: DetectionTruth, contract: Contract = CONTRACT, *, iou_threshold: float = 0.5) -> Reward:
     """Score a detection answer as the published code does; the parts, over N predictions (exact duplicates removed) and M true boxes:
 
     iou         Σ IoU of the matched / max(N, M): by falling confidence, each takes the best free truth with IoU > `iou_threshold`
@@ -38,10 +38,10 @@ def detection(text: str, truth: DetectionTruth, *, iou_threshold: float = 0.5) -
         iou = confidence = 1.0
     else:
         iou, confidence = _iou_and_confidence(_lenient_list(_answer_list(text)), truth.boxes, iou_threshold)
-    return Reward({"iou": iou, "confidence": confidence, "format": _format(text)}, _shown(parse_detection(text)), None)
+    return Reward({"iou": iou, "confidence": confidence, "format": _format(text, contract)}, _shown(parse_detection(text, contract)), None)
 
 
-def classification(text: str, truth: ClassTruth) -> Reward:
+def classification(text: str, truth: ClassTruth, contract: Contract = CONTRACT) -> Reward:
     """Score a classification answer as the published code does; the parts:
 
     accuracy  1 if either name contains the other, both without spaces and underscores and in lower case. What was said is the first answer that
@@ -50,10 +50,10 @@ def classification(text: str, truth: ClassTruth) -> Reward:
     """
     said, name = (name.replace(" ", "").replace("_", "").lower() for name in (_said(text, _ONE_LINE_ANSWER), truth.name.strip()))
     right = name in said or said in name or _mathematically_equal(text, f"<answer>{truth.name}</answer>")
-    return Reward({"accuracy": float(right), "format": _format(text)}, _shown(parse_classification(text)), None)
+    return Reward({"accuracy": float(right), "format": _format(text, contract)}, _shown(parse_classification(text, contract)), None)
 
 
-def grounding(text: str, truth: GroundingTruth) -> Reward:
+def grounding(text: str, truth: GroundingTruth, contract: Contract = CONTRACT) -> Reward:
     """Score a grounding answer as the published code does; the parts:
 
     giou    GIoU + 1, in 0..2 for a proper box, without bounds for another. It is read from the first answer, else from the whole text, wherever it
@@ -65,7 +65,7 @@ def grounding(text: str, truth: GroundingTruth) -> Reward:
     """
     found = _BOX.findall(_said(text, _ANSWER))
     giou = _permissive_giou(truth.box, _first_two_corners(found)) + 1 if found else 0.0
-    return Reward({"giou": giou if math.isfinite(giou) else 0.0, "format": _format(text)}, _shown(parse_grounding(text)), None)
+    return Reward({"giou": giou if math.isfinite(giou) else 0.0, "format": _format(text, contract)}, _shown(parse_grounding(text, contract)), None)
 
 
 def _shown(parsed: Answer | Refusal) -> Answer | None:
@@ -186,7 +186,11 @@ def _iou_and_confidence(found: Sequence[Detection], truth: Sequence[Box], iou_th
     return min(total / max(len(found), len(truth)), 1.0), 0.0 if math.isnan(mean) else min(max(mean, 0.0), 1.0)
 
 
-def _format(text: str) -> float:
-    """The published <think>.*?</think>\\s*<answer>.*?</answer> over the whole text; split up, since that expression can take quadratic time."""
+def _format(text: str, contract: Contract) -> float:
+    """The published <think>.*?</think>\\s*<answer>.*?</answer> over the whole text; split up, since that expression can take quadratic time.
+
+    Where no thinking is asked for, <answer>.*?</answer>."""
+    if not contract.thinking:
+        return float(text.startswith("<answer>") and text.endswith("</answer>"))
     inner = text[len("<think>") : -len("</answer>")]
     return float(text.startswith("<think>") and text.endswith("</answer>") and re.search(r"</think>\s*<answer>", inner) is not None)

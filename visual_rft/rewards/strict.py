@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 
 from visual_rft.boxes import iou_matrix, match
 from visual_rft.parsing import NO_ALIASES, canonical_name, parse_classification, parse_detection, parse_grounding
-from visual_rft.vocabulary import Box, ClassTruth, Detection, DetectionTruth, GroundingTruth, Refusal, Reward
+from visual_rft.vocabulary import CONTRACT, Box, ClassTruth, Contract, Detection, DetectionTruth, GroundingTruth, Refusal, Reward
 
 
-def detection(text: str, truth: DetectionTruth, *, iou_threshold: float = 0.5) -> Reward:
+def detection(text: str, truth: DetectionTruth, contract: Contract = CONTRACT, *, iou_threshold: float = 0.5) -> Reward:
     """Score a detection answer; the parts, with boxes matched one-to-one and optimally among pairs with IoU > `iou_threshold`:
 
     iou         Σ IoU of the matched pairs / max(N, M), in 0..1
@@ -22,14 +22,14 @@ def detection(text: str, truth: DetectionTruth, *, iou_threshold: float = 0.5) -
     A rightly empty answer scores 1, 1, 1; a refused one 0, 0, 0, so no parsed answer earns less than a refused one. An extra box that
     matches nothing never raises a part above the greater of 0 and what it was. ValueError on a true box without area.
     """
-    answer = parse_detection(text)
+    answer = parse_detection(text, contract)
     if isinstance(answer, Refusal):
         return Reward({"iou": 0.0, "confidence": 0.0, "format": 0.0}, None, answer)
     iou, confidence = _iou_and_confidence(answer.detections, truth.boxes, iou_threshold)
     return Reward({"iou": iou, "confidence": confidence, "format": 1.0}, answer, None)
 
 
-def classification(text: str, truth: ClassTruth, *, aliases: Mapping[str, str] = NO_ALIASES) -> Reward:
+def classification(text: str, truth: ClassTruth, contract: Contract = CONTRACT, *, aliases: Mapping[str, str] = NO_ALIASES) -> Reward:
     """Score a classification answer; the parts:
 
     accuracy  1 if the name means the true class: equal to its name once both are normalised and their aliases resolved, else 0
@@ -37,14 +37,14 @@ def classification(text: str, truth: ClassTruth, *, aliases: Mapping[str, str] =
 
     `aliases` as in `parsing.canonical_name`.
     """
-    answer = parse_classification(text)
+    answer = parse_classification(text, contract)
     if isinstance(answer, Refusal):
         return Reward({"accuracy": 0.0, "format": 0.0}, None, answer)
     right = canonical_name(answer.name, aliases) == canonical_name(truth.name, aliases)
     return Reward({"accuracy": float(right), "format": 1.0}, answer, None)
 
 
-def grounding(text: str, truth: GroundingTruth) -> Reward:
+def grounding(text: str, truth: GroundingTruth, contract: Contract = CONTRACT) -> Reward:
     """Score a grounding answer; the parts:
 
     iou     IoU with the true box, in 0..1: the metric itself, where GIoU would pay for a miss as well
@@ -52,7 +52,7 @@ def grounding(text: str, truth: GroundingTruth) -> Reward:
 
     ValueError on a true box without area.
     """
-    answer = parse_grounding(text)
+    answer = parse_grounding(text, contract)
     if isinstance(answer, Refusal):
         return Reward({"iou": 0.0, "format": 0.0}, None, answer)
     return Reward({"iou": float(iou_matrix([answer.box], [truth.box])[0, 0]), "format": 1.0}, answer, None)

@@ -1,0 +1,23 @@
+"""What a reader meets in a data set: what it takes in its stride, counted by kind, and what it cannot take, said with file and row."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Findings:
+    """A reader that trains or tests stops at the first fault; one that checks (`patient`) collects them all, and goes on without those rows."""
+
+    patient: bool = False
+    handled: Counter[str] = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+
+    def handle(self, kind: str) -> None:
+        """One more of a kind that is taken as a matter of course: a crowd, an image turned by EXIF."""
+        self.handled[kind] += 1
+
+    def refuse(self, fault: str, cause: Exception | None = None) -> None:
+        """A row that cannot be taken: `fault` names file and row, and the remedy. Raises it as a ValueError unless patient."""
+        if not self.patient:
+            raise ValueError(fault) from cause
+        self.faults.append(fault)
