@@ -47,13 +47,17 @@ def convert(boxes_N4: npt.ArrayLike, *, of: Frame, to: Frame) -> Floats:
 def whole(boxes_N4: npt.ArrayLike, *, of: Frame, to: Frame) -> tuple[Box, ...]:
     """The same as a model would write them: in whole numbers, and what lies outside the image moved to its edge.
 
-    A box thinner than the unit of `to` may lose its area. ValueError on a box that is not finite.
+    A side that rounding would lose is one unit long. ValueError on a box that is not finite.
     """
     boxes = convert(boxes_N4, of=of, to=to)
     if not np.isfinite(boxes).all():
         raise ValueError("a box with NaN or infinity: remove it before the conversion")
-    rows = np.clip(np.rint(boxes), 0, _scale_4(to.width, to.height)).tolist()
-    return tuple((x1, y1, x2, y2) for x1, y1, x2, y2 in rows)
+    most_4 = _scale_4(to.width, to.height)
+    rounded = np.clip(np.rint(boxes), 0, most_4)
+    lost_N2 = rounded[:, 2:] <= rounded[:, :2]
+    rounded[:, :2] = np.where(lost_N2, np.minimum(np.floor(boxes[:, :2]).clip(0), most_4[:2] - 1), rounded[:, :2])
+    rounded[:, 2:] = np.where(lost_N2, rounded[:, :2] + 1, rounded[:, 2:])
+    return tuple((x1, y1, x2, y2) for x1, y1, x2, y2 in rounded.tolist())
 
 
 def _areas_N(boxes_N4: Floats) -> Floats:

@@ -1,8 +1,13 @@
 """Random streams: each use of chance has a role, so that no two uses of one seed share their numbers."""
 
+import hashlib
+from collections.abc import Hashable, Iterable
 from enum import IntEnum
+from typing import TypeVar
 
 from numpy.random import Generator, default_rng
+
+Item = TypeVar("Item", bound=Hashable)
 
 
 class Role(IntEnum):
@@ -14,9 +19,20 @@ class Role(IntEnum):
     SHUFFLE = 4  # the control's permutation of rewards
     TEST = 5  # what is asked of the test images
     LABEL = 6  # what a label does not say, in supervised tuning
+    NEGATIVES = 7  # which images are asked about what they do not show
 
 
 def stream(role: Role, *numbers: int) -> Generator:
     """The stream of `role` for these non-negative integers: equal arguments give equal numbers, others independent ones."""
     # numpy pads seeds with zeros: without the length [1, 2] and [1, 2, 0] would be one stream.
     return default_rng([role, len(numbers), *numbers])
+
+
+def shuffled(items: Iterable[Item], role: Role, *numbers: int) -> list[Item]:
+    """Items in an order that depends on what they are called (`str`), the role and the numbers alone: not on how they came, nor on the machine, nor on
+    the version of any library, as streams do. For what people publish."""
+
+    def rank(item: Item) -> bytes:
+        return hashlib.sha256(repr((int(role), numbers, str(item))).encode()).digest()
+
+    return sorted(items, key=rank)

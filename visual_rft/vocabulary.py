@@ -7,7 +7,7 @@ S prompt tokens, H hidden width.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar
@@ -147,6 +147,17 @@ class AnnotatedImage:
     def shown(self) -> set[str]:
         """The categories of its objects."""
         return {annotation.category for annotation in self.objects}
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Labelled images of a source; `category_ids` are all categories that its labels name, by its own numbers; `groups` are categories that are scored
+    together, too (LVIS: rare, common, frequent); `place` is what messages call it."""
+
+    images: Sequence[AnnotatedImage]
+    category_ids: Mapping[str, int]
+    place: str
+    groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def _inside(annotation: Annotation, size: tuple[int, int]) -> Annotation | None:

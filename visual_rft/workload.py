@@ -1,17 +1,39 @@
-"""What a run works on: a task, the examples it is trained on, the questions it is tested with."""
+"""What a run works on: a task, the examples it is trained on, the exam it is tested with."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from visual_rft.boxes import convert, whole, xyxy_to_xywh
 from visual_rft.rewards.options import RewardOptions
 from visual_rft.seeding import Role, stream
-from visual_rft.sources import coco, digits
-from visual_rft.sources.few_shot import absent, k_shot
+from visual_rft.sources import coco, digits, rows
+from visual_rft.sources.few_shot import Pairs, absent, every, k_shot
+from visual_rft.sources.findings import Findings
+from visual_rft.sources.jsonl import read_text
 from visual_rft.sources.options import DataOptions
+from visual_rft.sources.predictions import completions
+from visual_rft.sources.rows import Row
+from visual_rft.sources.split_file import read_split
 from visual_rft.tasks import classification, detection, grounding
-from visual_rft.tasks.task import Task, TaskOptions
-from visual_rft.vocabulary import AnnotatedImage, Example
+from visual_rft.tasks.presence import Present
+from visual_rft.tasks.task import Exam, Task, TaskOptions
+from visual_rft.tasks.wording import Style
+from visual_rft.vocabulary import (
+    NORM1000,
+    AnnotatedImage,
+    Annotation,
+    ClassTruth,
+    Contract,
+    DetectionTruth,
+    Example,
+    Frame,
+    GroundingTruth,
+    ImageSet,
+    Original,
+    Speaks,
+    Truth,
+)
 
 TEST_SEED = 0  # the test scenes, and what is asked of them, never change
 
@@ -22,6 +44,7 @@ SCHEMAS: dict[str, type] = {
     "task/grounding": grounding.GroundingOptions,
     "data/digits": digits.DigitOptions,
     "data/coco": coco.CocoOptions,
+    "data/rows": rows.RowOptions,
 }
 
 
@@ -30,81 +53,187 @@ def task(options: TaskOptions, rewards: RewardOptions) -> Task:
     return _KINDS[type(options)].task(options, rewards)
 
 
-def train_examples(options: TaskOptions, data: DataOptions) -> list[Example]:
-    """The few shots, drawn by `task.split_seed`. Raises ValueError when data are missing or there are fewer images than shots."""
-    return _KINDS[type(options)].train(options, _SOURCES[type(data)].train(data, options.split_seed))
+def train_examples(options: TaskOptions, data: DataOptions, speaks: Speaks) -> list[Example]:
+    """The few shots, drawn by `task.split_seed` or listed in `task.split`, or the rows of the data. Raises ValueError when data are missing or there
+    are fewer images than shots."""
+    kind, style, found = _KINDS[type(options)], options.style(speaks), training_data(data, options.split_seed, Findings())
+    if not isinstance(found, ImageSet):
+        for key, neutral in (("shots", None), ("split", None), ("negatives", 0.0)):
+            if getattr(options, key, neutral) != neutral:
+                reason = "rows of image, problem and solution are a split already"
+                raise ValueError(f"task.{key}={getattr(options, key)}: {reason}; set task.{key}={'null' if neutral is None else 0}")
+        return [row_example(task(options, RewardOptions()), row, style, found.frame) for row in found.rows]
+    images = {image.id: image for image in found.images}
+    stored = {i: image.stored for i, image in images.items()}
+    pairs = kind.choose(options, found) if options.split is None else read_split(options.split, stored)
+    return [kind.example(options, images[i], subject, style) for i, subject in pairs]
 
 
-def test_questions(options: TaskOptions, data: DataOptions) -> list[Example]:
-    """The questions of an evaluation, the same for every seed. Raises ValueError when data are missing."""
-    return _KINDS[type(options)].test(options, _SOURCES[type(data)].test(data))
+def test_exam(options: TaskOptions, data: DataOptions, speaks: Speaks) -> Exam:
+    """The exam, the same for every seed. Raises ValueError when data are missing."""
+    kind, style, found = _KINDS[type(options)], options.style(speaks), test_data(data, Findings())
+    if isinstance(found, ImageSet):
+        exam = kind.exam(options, kind.questions(options, found, style), found)
+    elif getattr(options, "present", Present.ground_truth) is not Present.ground_truth:
+        raise ValueError(f"task.present={options.present}: rows of image, problem and solution ask what they ask; leave it at ground_truth")
+    else:
+        exam = kind.exam(options, *_of_rows(task(options, RewardOptions()), found, style))
+    file = getattr(options, "presence", None)
+    if file is None or exam.screening is None:
+        return exam
+    asked = exam.screening.questions
+    return exam.knowing({one.id: text for one, text in zip(asked, completions(file, read_text(file), asked), strict=True)})
 
 
-def _detection_train(options: detection.DetectionOptions, images: Sequence[AnnotatedImage]) -> list[Example]:
-    rng, shown = stream(Role.SHOTS, options.split_seed), [image.shown for image in images]
-    pairs = k_shot(shown, options.base, shots=options.shots, rng=rng)
-    pairs += absent(shown, options.base, pairs, share=options.negatives, rng=rng)
-    return [detection.example(images[i], category) for i, category in pairs]
+def training_data(data: DataOptions, seed: int, findings: Findings) -> ImageSet | RowSet:
+    """What there is to train on. What cannot be taken goes to `findings`."""
+    return _SOURCES[type(data)].train(data, seed, findings)
 
 
-def _detection_test(options: detection.DetectionOptions, images: Sequence[AnnotatedImage]) -> list[Example]:
-    return detection.questions(images, options.categories, options.present)
+def test_data(data: DataOptions, findings: Findings) -> ImageSet | RowSet:
+    """What there is to test on. What cannot be taken goes to `findings`."""
+    return _SOURCES[type(data)].test(data, findings)
 
 
-def _classification_train(options: classification.ClassificationOptions, images: Sequence[AnnotatedImage]) -> list[Example]:
-    shown = [image.shown for image in images]
-    pairs = k_shot(shown, options.categories, shots=options.shots, rng=stream(Role.SHOTS, options.split_seed))
-    return [classification.example(images[i], options.kind) for i, _ in pairs]
+def row_example(of: Task, row: Row, style: Style, frame: Frame | None) -> Example:
+    """The question of a row, word for word; its solution's boxes are in `frame` (None: pixels of the image). Raises ValueError, naming the row, for a
+    solution that is none."""
+    image = row.images[-1]
+    contract, written = style.contract(image), frame or Original(*image.size)
+    try:
+        truth = restated(of.solution(row.solution, Contract(written)), written, contract.frame)
+    except ValueError as error:
+        raise ValueError(f"{row.place}: {error}; write `solution` as a right answer is written") from error
+    return Example(row.id, row.images, row.category or "object", row.problem, truth, contract)
 
 
-def _classification_test(options: classification.ClassificationOptions, images: Sequence[AnnotatedImage]) -> list[Example]:
-    return [classification.example(image, options.kind) for image in images if not image.shown.isdisjoint(options.categories)]
+def restated(truth: Truth, of: Frame, to: Frame) -> Truth:
+    """The same truth in another frame, in whole numbers; in its own frame, untouched."""
+    if of == to or isinstance(truth, ClassTruth):
+        return truth
+    boxes = whole(truth.boxes, of=of, to=to) if truth.boxes else ()
+    return DetectionTruth(boxes) if isinstance(truth, DetectionTruth) else GroundingTruth(*boxes)
 
 
-def _grounding_train(options: grounding.GroundingOptions, images: Sequence[AnnotatedImage]) -> list[Example]:
+def _of_rows(of: Task, found: RowSet, style: Style) -> tuple[list[Example], ImageSet]:
+    """The questions of rows, and their truths as labels: each row is scored as an image of its own, whoever shares its file."""
+    asked: list[Example] = []
+    images: list[AnnotatedImage] = []
+    for number, row in enumerate(found.rows):
+        before = tuple(replace(image, id=len(found.rows) + image.id) for image in row.images[:-1])
+        shown = replace(row.images[-1], id=number)
+        example = row_example(of, replace(row, images=(*before, shown)), style, found.frame)
+        pixels = xyxy_to_xywh(convert(example.truth.boxes, of=example.contract.frame, to=Original(*shown.size))).tolist()
+        asked.append(example)
+        images.append(AnnotatedImage(shown, tuple(Annotation(example.subject, (x, y, w, h)) for x, y, w, h in pixels)))
+    names = sorted({example.subject for example in asked})
+    return asked, ImageSet(images, {name: number for number, name in enumerate(names, start=1)}, found.place)
+
+
+def _choose_detection(options: detection.DetectionOptions, data: ImageSet) -> Pairs:
+    trained, shown = options.trained_of(data), {image.id: image.shown for image in data.images}
+    if options.shots is None:
+        pairs = every(shown, trained)
+    else:
+        pairs = k_shot(shown, trained, shots=options.shots, at_most=options.at_most, seed=options.split_seed)
+    if not options.negatives:
+        return pairs
+    return pairs + absent({i.id: detection.lacking(i, trained) for i in data.images}, pairs, share=options.negatives, seed=options.split_seed)
+
+
+def _choose_classification(options: classification.ClassificationOptions, data: ImageSet) -> Pairs:
+    shown = {image.id: image.shown for image in data.images}
+    if options.shots is None:
+        return [(i, "") for i, _ in every(shown, options.categories)]
+    return [(i, "") for i, _ in k_shot(shown, options.categories, shots=options.shots, at_most=options.at_most, seed=options.split_seed)]
+
+
+def _choose_grounding(options: grounding.GroundingOptions, data: ImageSet) -> Pairs:
+    """Shots are images a sort of instruction."""
     rng = stream(Role.SHOTS, options.split_seed)
-    chosen = [grounding.choose(image, rng) for image in images]
-    sorts = sorted({instruction.sort for instruction in chosen})
-    pairs = k_shot([{instruction.sort} for instruction in chosen], sorts, shots=options.shots, rng=rng)
-    return [grounding.example(images[i], chosen[i]) for i, _ in pairs]
+    chosen = {image.id: grounding.choose(image, rng) for image in data.images}
+    sorts = sorted({instruction.sort for instruction in chosen.values()})
+    if options.shots is None:
+        return [(i, instruction.text) for i, instruction in chosen.items()]
+    pairs = k_shot({i: {one.sort} for i, one in chosen.items()}, sorts, shots=options.shots, at_most=options.at_most, seed=options.split_seed)
+    return [(i, chosen[i].text) for i, _ in pairs]
 
 
-def _grounding_test(_: grounding.GroundingOptions, images: Sequence[AnnotatedImage]) -> list[Example]:
-    rng = stream(Role.TEST, TEST_SEED)
-    return [grounding.example(image, grounding.choose(image, rng)) for image in images]
+def _instruct(image: AnnotatedImage, text: str, style: Style) -> Example:
+    try:
+        return grounding.example(image, next(one for one in image.instructions if one.text == text), style)
+    except StopIteration:
+        raise ValueError(f"task.split: image {image.stored.name} has no instruction {text!r}; give the data the split was drawn from") from None
 
 
-def _digits_train(data: digits.DigitOptions, seed: int) -> list[AnnotatedImage]:
-    return digits.scenes(digits.Split.TRAIN, data.train_images, seed=seed, digits=(data.fewest_digits, data.most_digits))
+@dataclass(frozen=True)
+class RowSet:
+    """Rows of image, problem and solution; `frame` is that of their solutions (None: pixels of the image)."""
 
-
-def _digits_test(data: digits.DigitOptions) -> list[AnnotatedImage]:
-    return digits.scenes(digits.Split.TEST, data.test_images, seed=TEST_SEED, digits=(data.fewest_digits, data.most_digits))
+    rows: Sequence[Row]
+    frame: Frame | None
+    place: str
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """How the options of one kind of task become the task, its training examples and its test questions."""
+    """How the options of one kind of task become the task; which images are asked what in training; a question about an image; the questions of an
+    exam; the exam that they are."""
 
     task: Callable[[Any, RewardOptions], Task]
-    train: Callable[[Any, Sequence[AnnotatedImage]], list[Example]]
-    test: Callable[[Any, Sequence[AnnotatedImage]], list[Example]]
+    choose: Callable[[Any, ImageSet], Pairs]
+    example: Callable[[Any, AnnotatedImage, str, Style], Example]
+    questions: Callable[[Any, ImageSet, Style], list[Example]]
+    exam: Callable[[Any, Sequence[Example], ImageSet], Exam]
 
 
 @dataclass(frozen=True)
 class _Source:
-    """How the options of one kind of data become images: (options, seed) for training, (options) for the test."""
+    """How the options of one kind of data become images or rows: (options, seed, findings) for training, (options, findings) for the test."""
 
-    train: Callable[[Any, int], list[AnnotatedImage]]
-    test: Callable[[Any], list[AnnotatedImage]]
+    train: Callable[[Any, int, Findings], ImageSet | RowSet]
+    test: Callable[[Any, Findings], ImageSet | RowSet]
+
+
+def _rows(path: str, data: rows.RowOptions, split: str, findings: Findings) -> RowSet:
+    found = rows.read_rows(path, images=data.images, split=split, findings=findings)
+    return RowSet(found, NORM1000 if data.solution_frame is rows.SolutionFrame.norm1000 else None, path)
+
+
+def _coco_train(data: coco.CocoOptions, _: int, findings: Findings) -> ImageSet | RowSet:
+    if data.train_rows is None:
+        return coco.train_images(data, findings)
+    return RowSet(rows.read_rows(data.train_rows, images=None, split="train", findings=findings), NORM1000, data.train_rows)
 
 
 _KINDS: dict[type, _Kind] = {
-    detection.DetectionOptions: _Kind(detection.task, _detection_train, _detection_test),
-    classification.ClassificationOptions: _Kind(classification.task, _classification_train, _classification_test),
-    grounding.GroundingOptions: _Kind(grounding.task, _grounding_train, _grounding_test),
+    detection.DetectionOptions: _Kind(
+        task=detection.task,
+        choose=_choose_detection,
+        example=lambda _, image, category, style: detection.example(image, category, style),
+        questions=lambda options, data, style: detection.questions(data.images, options.tested_of(data), options.present, style),
+        exam=detection.exam,
+    ),
+    classification.ClassificationOptions: _Kind(
+        task=classification.task,
+        choose=_choose_classification,
+        example=lambda options, image, _, style: classification.example(image, options.kind, style),
+        questions=lambda options, data, style: classification.questions(data.images, options.categories, options.kind, style),
+        exam=classification.exam,
+    ),
+    grounding.GroundingOptions: _Kind(
+        task=grounding.task,
+        choose=_choose_grounding,
+        example=lambda _, image, text, style: _instruct(image, text, style),
+        questions=lambda _, data, style: grounding.questions(data.images, stream(Role.TEST, TEST_SEED), style),
+        exam=grounding.exam,
+    ),
 }
 _SOURCES: dict[type, _Source] = {
-    digits.DigitOptions: _Source(_digits_train, _digits_test),
-    coco.CocoOptions: _Source(coco.train_images, coco.test_images),
+    digits.DigitOptions: _Source(digits.train_images, lambda data, _: digits.test_images(data, TEST_SEED)),
+    coco.CocoOptions: _Source(_coco_train, coco.test_images),
+    rows.RowOptions: _Source(
+        lambda data, _, findings: _rows(data.train, data, data.train_split, findings),
+        lambda data, findings: _rows(data.test, data, data.test_split, findings),
+    ),
 }

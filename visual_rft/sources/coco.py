@@ -1,23 +1,28 @@
-"""COCO instances: a JSON of images, boxes and categories beside a folder of image files (format: cocodataset.org/#format-data)."""
+"""COCO instances: a JSON of images, boxes and categories beside folders of image files; LVIS v1 as well, which says more of its categories.
+
+Formats: cocodataset.org/#format-data, lvisdataset.org/dataset.
+"""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache
 from pathlib import Path
 from sys import float_info
 from typing import Any, TypeVar
 
-from PIL import Image
-
+from visual_rft.sources.findings import Findings
+from visual_rft.sources.image_file import stored_file
 from visual_rft.sources.options import DataOptions
-from visual_rft.vocabulary import AnnotatedImage, Annotation, Box
+from visual_rft.vocabulary import AnnotatedImage, Annotation, ImageSet
 
 TABLES = ("images", "annotations", "categories")
 DOWNLOAD = (
-    "take train2017.zip, val2017.zip and annotations_trainval2017.zip from https://cocodataset.org/#download, unpack them into one folder "
-    "and set data.root=FOLDER, or name a set of your own with data.{part}_annotations=FILE.json data.{part}_images=FOLDER"
+    "take train2017.zip, val2017.zip and annotations_trainval2017.zip from https://cocodataset.org/#download (LVIS: lvis_v1_train.json.zip and "
+    "lvis_v1_val.json.zip from https://www.lvisdataset.org/dataset as well), unpack them into one folder and set data.root=FOLDER, or name a set of your "
+    "own with data.{part}_annotations=FILE.json data.{part}_images=FOLDER"
 )
+FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}  # LVIS
 
 Row = dict[str, Any]
 Kind = TypeVar("Kind", int, str)
@@ -25,38 +30,42 @@ Kind = TypeVar("Kind", int, str)
 
 @dataclass
 class CocoOptions(DataOptions):
-    """The folder `root`, and in it the two JSON files and the folders of their images; an absolute path need not lie in it."""
+    """The folder `root`, and in it the two JSON files and the folders of their images; an absolute path need not lie in it. `train_rows` are rows of
+    image, problem and solution to train on instead, as `sources.rows` reads them."""
 
     root: str
     train_annotations: str
     train_images: str
+    train_rows: str | None
     test_annotations: str
     test_images: str
 
 
-def train_images(options: CocoOptions, _: int) -> list[AnnotatedImage]:
+def train_images(options: CocoOptions, findings: Findings) -> ImageSet:
     """Every image of the training file, in order of id. Raises ValueError when the file is missing or is not COCO's."""
     root = Path(options.root).expanduser()
-    return _images(root / options.train_annotations, root / options.train_images, "train")
+    return read_coco(root / options.train_annotations, root / options.train_images, "train", findings)
 
 
-def test_images(options: CocoOptions) -> list[AnnotatedImage]:
+def test_images(options: CocoOptions, findings: Findings) -> ImageSet:
     """Every image of the test file, in order of id. Raises ValueError when the file is missing or is not COCO's."""
     root = Path(options.root).expanduser()
-    return _images(root / options.test_annotations, root / options.test_images, "test")
+    return read_coco(root / options.test_annotations, root / options.test_images, "test", findings)
 
 
-def _images(annotations: Path, folder: Path, part: str) -> list[AnnotatedImage]:
-    """All images with their objects; crowds, and boxes without area inside the image, are none. Each is opened, and checked, when it is looked at."""
-    tables = _tables(annotations, part)
-    try:
-        rows = _by_id("images", tables)
-        sizes = {i: _size(row, _where("images", row)) for i, row in rows.items()}
-        paths = {i: folder / _field(row, "file_name", str, _where("images", row)) for i, row in rows.items()}
-        objects = _objects(tables, sizes)
-    except ValueError as fault:
-        raise ValueError(f"{annotations}: {fault}; correct the row, or take it out") from fault
-    return [AnnotatedImage(i, partial(_open, paths[i], sizes[i], part), tuple(objects[i])) for i in sorted(rows)]
+def read_coco(file: Path, folder: Path, part: str, findings: Findings) -> ImageSet:
+    """All images with their labels. Each is opened, and checked, when it is looked at. What cannot be taken goes to `findings`."""
+    tables = _tables(file, part)
+    reader = _Reader(str(file), findings)
+    categories = reader.by_id("categories", tables)
+    names = {i: name for i, row in categories.items() if (name := reader.field("categories", row, "name", str)) is not None}
+    rows = reader.by_id("images", tables)
+    labels = reader.labels(tables["annotations"], names, rows)
+    read = (reader.image(rows[i], folder, part, names, tuple(labels[i])) for i in sorted(rows))
+    images = [image for image in read if image is not None]
+    _count(images, names, findings)
+    groups = {group: [names[i] for i in names if categories[i].get("frequency") == letter] for letter, group in FREQUENCIES.items()}
+    return ImageSet(images, {name: i for i, name in names.items()}, str(file), {group: of for group, of in groups.items() if of})
 
 
 def _tables(path: Path, part: str) -> dict[str, list[Row]]:
@@ -80,75 +89,115 @@ def _without_outline(row: Row) -> Row:
     return row
 
 
-def _objects(tables: Mapping[str, list[Row]], sizes: Mapping[int, tuple[int, int]]) -> dict[int, list[Annotation]]:
-    names = {i: _field(row, "name", str, _where("categories", row)) for i, row in _by_id("categories", tables).items()}
-    objects: dict[int, list[Annotation]] = {i: [] for i in sizes}
-    for row in tables["annotations"]:
-        where = _where("annotations", row)
-        image, category = (_field(row, key, int, where) for key in ("image_id", "category_id"))
-        if image not in sizes:
-            raise ValueError(f"{where}: no image has its image_id {image}")
-        if category not in names:
-            raise ValueError(f"{where}: no category has its category_id {category}")
-        box = _clipped(row, sizes[image], where)
-        if box and not row.get("iscrowd"):
-            objects[image].append(Annotation(names[category], box))
-    return objects
+def _count(images: Sequence[AnnotatedImage], names: Mapping[int, str], findings: Findings) -> None:
+    """What is taken as a matter of course."""
+    shown: set[str] = set()
+    for image in images:
+        objects = image.objects
+        shown |= {one.category for one in objects}
+        single = [one for one in image.annotations if not one.crowd]
+        whole = {id(one) for one in single}
+        findings.handle("crowds: not asked for, not counted against an answer", len(image.annotations) - len(single))
+        findings.handle("boxes without area in the image: not asked for", len(single) - len(objects))
+        findings.handle("boxes that reach out of the image: cut at its edge to ask for", sum(id(one) not in whole for one in objects))
+        findings.handle("images without an object", not objects)
+        findings.handle("file names with folders", "/" in image.stored.name)
+    findings.handle("categories without an image", len(set(names.values()) - shown))
 
 
-def _clipped(row: Row, size: tuple[int, int], where: str) -> Box | None:
-    """The (x, y, width, height) of a row in pixels, without what lies outside the image; None where nothing is left."""
-    bbox = row.get("bbox")
-    # Python's JSON knows NaN, infinity, and whole numbers too large for a float.
-    if not isinstance(bbox, list) or [type(v) in (int, float) and abs(v) <= float_info.max for v in bbox] != [True] * 4:
-        raise ValueError(f"{where}: its bbox is {_short(bbox)}, not four finite numbers")
-    x, y, width, height = map(float, bbox)
-    left, top, right, bottom = max(x, 0.0), max(y, 0.0), min(x + width, size[0]), min(y + height, size[1])
-    return (left, top, right - left, bottom - top) if left < right and top < bottom else None
+class _Reader:
+    """Rows to values. A row that cannot be taken is named with its table and id, and left out."""
+
+    def __init__(self, file: str, findings: Findings) -> None:
+        self.file, self.findings = file, findings
+
+    def fault(self, table: str, row: Row, what: str) -> None:
+        self.findings.refuse(f"{self.file}: {table}, id {_short(row.get('id'))}: {what}; correct the row, or take it out")
+
+    def field(self, table: str, row: Row, key: str, kind: type[Kind]) -> Kind | None:
+        value = row.get(key)
+        if type(value) is kind:  # a bool is an int to isinstance
+            return value
+        self.fault(table, row, f"its {key} is {_short(value)}, not {'a whole number' if kind is int else 'text'}")
+        return None
+
+    def by_id(self, table: str, tables: Mapping[str, list[Row]]) -> dict[int, Row]:
+        rows: dict[int, Row] = {}
+        for row in tables[table]:
+            key = self.field(table, row, "id", int)
+            if key in rows:
+                self.fault(table, row, "another row has the same id")
+            elif key is not None:
+                rows[key] = row
+        return rows
+
+    def labels(self, rows: Sequence[Row], names: Mapping[int, str], images: Collection[int]) -> dict[int, list[Annotation]]:
+        """Those of each image, in the order of the file."""
+        labels: dict[int, list[Annotation]] = {image: [] for image in images}
+        seen: set[int] = set()
+        for row in rows:
+            image, category = self.field("annotations", row, "image_id", int), self.field("annotations", row, "category_id", int)
+            if image is None or category is None:
+                continue
+            key, bbox, area = row.get("id"), row.get("bbox"), row.get("area")
+            if image not in labels:
+                self.fault("annotations", row, f"no image has its image_id {image}")
+            elif category not in names:
+                self.fault("annotations", row, f"no category has its category_id {category}")
+            elif key is not None and key in seen:
+                self.fault("annotations", row, "another row has the same id")
+            elif not (isinstance(bbox, list) and len(bbox) == 4 and all(map(_is_number, bbox))):
+                self.fault("annotations", row, f"its bbox is {_short(bbox)}, not four finite numbers")
+            elif area is not None and not (_is_number(area) and area >= 0):
+                self.fault("annotations", row, f"its area is {_short(area)}, not a number of pixels")
+            else:
+                x, y, w, h = map(float, bbox)
+                one = Annotation(names[category], (x, y, w, h), None if area is None else float(area), bool(row.get("iscrowd")))
+                labels[image].append(one)
+            seen.add(key)
+        return labels
+
+    def image(self, row: Row, folder: Path, part: str, names: Mapping[int, str], labels: tuple[Annotation, ...]) -> AnnotatedImage | None:
+        """One image with its labels."""
+        width, height = self.field("images", row, "width", int), self.field("images", row, "height", int)
+        name = _lvis_name(row) if "file_name" not in row and "coco_url" in row else self.field("images", row, "file_name", str)
+        if width is None or height is None or name is None:
+            return None
+        if min(width, height) < 1:
+            self.fault("images", row, f"its size of {width}×{height} pixels is no image's")
+            return None
+        known = [self.names(row, key, names) for key in ("neg_category_ids", "not_exhaustive_category_ids")]
+        if None in known:
+            return None
+        remedy = f"copy it again, or set data.{part}_images=FOLDER to where the images are"
+        stored = stored_file(row["id"], folder / name, name, (width, height), remedy)
+        absent, partly = known
+        return AnnotatedImage(stored, labels, (), absent if "neg_category_ids" in row else None, partly or frozenset())
+
+    def names(self, row: Row, key: str, names: Mapping[int, str]) -> frozenset[str] | None:
+        """The categories that a row of LVIS lists under `key`; None if it lists something else."""
+        ids = row.get(key, [])
+        if isinstance(ids, list) and all(type(one) is int and one in names for one in ids):
+            return _shared(frozenset(names[one] for one in ids))
+        self.fault("images", row, f"its {key} is {_short(ids)}, not a list of ids of categories")
+        return None
 
 
-def _by_id(table: str, tables: Mapping[str, list[Row]]) -> dict[int, Row]:
-    rows: dict[int, Row] = {}
-    for row in tables[table]:
-        key = _field(row, "id", int, _where(table, row))
-        if key in rows:
-            raise ValueError(f"{_where(table, row)}: another row has the same id")
-        rows[key] = row
-    return rows
+@cache
+def _shared(names: frozenset[str]) -> frozenset[str]:
+    """Many images of LVIS list the same."""
+    return names
 
 
-def _size(row: Row, where: str) -> tuple[int, int]:
-    """(width, height) in pixels."""
-    size = _field(row, "width", int, where), _field(row, "height", int, where)
-    if min(size) < 1:
-        raise ValueError(f"{where}: its size of {size[0]}×{size[1]} pixels is no image's")
-    return size
+def _lvis_name(row: Row) -> str | None:
+    """LVIS v1 names no file, but where COCO has it: its images lie in COCO's train2017 and val2017."""
+    return "/".join(str(row["coco_url"]).split("/")[-2:])
 
 
-def _field(row: Row, key: str, kind: type[Kind], where: str) -> Kind:
-    value = row.get(key)
-    if type(value) is not kind:  # a bool is an int to isinstance
-        raise ValueError(f"{where}: its {key} is {_short(value)}, not {'a whole number' if kind is int else 'text'}")
-    return value
-
-
-def _where(table: str, row: Row) -> str:
-    return f"{table}, id {_short(row.get('id'))}"
+def _is_number(value: object) -> bool:
+    """Python's JSON knows NaN, infinity, and whole numbers too large for a float."""
+    return type(value) in (int, float) and abs(value) <= float_info.max  # type: ignore[arg-type]
 
 
 def _short(value: object) -> str:
     return "missing" if value is None else f"{value!r:.60}"
-
-
-def _open(path: Path, size: tuple[int, int], part: str) -> Image.Image:
-    """RGB, in the pixels as they are stored: COCO's boxes know nothing of EXIF rotation. Raises ValueError when the file is not that image."""
-    try:
-        with Image.open(path) as image:
-            pixels = image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or "not an image, or a damaged one"
-        raise ValueError(f"{path}: {reason}; copy it again, or set data.{part}_images=FOLDER to where the images are") from error
-    if pixels.size != size:
-        stored, said = (f"{width}×{height}" for width, height in (pixels.size, size))
-        raise ValueError(f"{path}: {stored} pixels, where data.{part}_annotations says {said}; give the images the boxes were drawn on")
-    return pixels

@@ -14,8 +14,9 @@ from numpy.random import Generator, default_rng
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from visual_rft.sources.findings import Findings
 from visual_rft.sources.options import DataOptions
-from visual_rft.vocabulary import AnnotatedImage, Annotation, Box, Instruction
+from visual_rft.vocabulary import AnnotatedImage, Annotation, Box, ImageSet, Instruction, StoredImage
 
 CATEGORIES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 CANVAS = 64  # pixels a side
@@ -62,6 +63,20 @@ def scenes(split: Split, count: int, *, seed: int, start: int = 0, digits: tuple
     Equal arguments give equal pixels. Ids are the indices.
     """
     return [_scene(split, index, seed, digits) for index in range(start, start + count)]
+
+
+def train_images(options: DigitOptions, seed: int, _: Findings) -> ImageSet:
+    """Scenes that the few shots are drawn from; categories are numbered from 1, in order."""
+    return _image_set(scenes(Split.TRAIN, options.train_images, seed=seed, digits=(options.fewest_digits, options.most_digits)))
+
+
+def test_images(options: DigitOptions, seed: int) -> ImageSet:
+    """Scenes of other handwriting."""
+    return _image_set(scenes(Split.TEST, options.test_images, seed=seed, digits=(options.fewest_digits, options.most_digits)))
+
+
+def _image_set(images: Sequence[AnnotatedImage]) -> ImageSet:
+    return ImageSet(images, {name: number for number, name in enumerate(CATEGORIES, start=1)}, "the digit scenes")
 
 
 def instructions(annotations: Sequence[Annotation]) -> list[Instruction]:
@@ -117,7 +132,7 @@ def _scene(split: Split, index: int, seed: int, digits: tuple[int, int]) -> Anno
             _paint(canvas, alpha, left, top, rng)
             annotations.append(annotation)
     image = Image.fromarray(canvas.round().astype(np.uint8))
-    return AnnotatedImage(id=index, open=lambda: image, annotations=tuple(annotations), instructions=tuple(instructions(annotations)))
+    return AnnotatedImage(StoredImage.of(index, image), tuple(annotations), tuple(instructions(annotations)))
 
 
 def _background(rng: Generator) -> np.ndarray:

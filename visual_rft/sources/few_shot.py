@@ -1,46 +1,57 @@
-"""k-shot splits: a few images a category, drawn by a seed, with a fingerprint that tells whether two runs saw the same data."""
+"""k-shot splits: a few images a category, drawn by a seed; the same on every machine, whatever the order of the files and the version of a library."""
 
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from numpy.random import Generator
-
+from visual_rft.seeding import Role, shuffled
 from visual_rft.vocabulary import Example
 
-# Which image, by its index, is asked about which category.
+# Which image, by its id, is asked about which subject: a category to find, an instruction to follow; empty where the image alone says it.
 Pairs = list[tuple[int, str]]
 
 
-def k_shot(shown: Sequence[Collection[str]], categories: Sequence[str], *, shots: int, rng: Generator) -> Pairs:
-    """`shots` images for each category, no image twice, of images that show the categories `shown`.
+def k_shot(shown: Mapping[int, Collection[str]], categories: Sequence[str], *, shots: int, at_most: bool = False, seed: int) -> Pairs:
+    """`shots` images for each category, no image twice, of images, by id, that show the categories `shown`.
 
-    Raises ValueError when there are fewer images than are asked for.
+    Raises ValueError when there are fewer images than are asked for; with `at_most` a category takes what there is, if that is anything.
     """
-    free = [int(i) for i in rng.permutation(len(shown))]
+    free = dict.fromkeys(shuffled(shown, Role.SHOTS, seed))
     pairs: Pairs = []
     for category in categories:
         chosen = [i for i in free if category in shown[i]][:shots]
-        if len(chosen) < shots:
-            raise ValueError(f"task.shots={shots}: only {len(chosen)} unused images show '{category}'; ask for at most {len(chosen)} shots")
-        free = [i for i in free if i not in chosen]
+        if len(chosen) < (1 if at_most else shots):
+            found = f"only {len(chosen)} unused images show '{category}'"
+            raise ValueError(f"task.shots={shots}: {found}; ask for at most {len(chosen)} shots" if chosen else f"task.shots={shots}: {found}; leave it out")
+        for i in chosen:
+            del free[i]
         pairs += [(i, category) for i in chosen]
     return pairs
 
 
-def absent(shown: Sequence[Collection[str]], categories: Sequence[str], taken: Pairs, *, share: float, rng: Generator) -> Pairs:
-    """`share` times as many further pairs as `taken`, of other images, whose category is not shown. Raises ValueError when images run out."""
+def every(shown: Mapping[int, Collection[str]], categories: Sequence[str]) -> Pairs:
+    """Each image asked about each category that it shows."""
+    return [(i, category) for i in shown for category in categories if category in shown[i]]
+
+
+def absent(lacking: Mapping[int, Collection[str]], taken: Pairs, *, share: float, seed: int) -> Pairs:
+    """`share` times as many further pairs as `taken`, of other images, by id, with one of the categories that each is `lacking`.
+
+    Raises ValueError when images run out.
+    """
     used = {i for i, _ in taken}
     wanted = round(share * len(taken))
-    others = [int(i) for i in rng.permutation(len(shown)) if i not in used and set(categories) - set(shown[i])][:wanted]
+    others = shuffled((i for i, names in lacking.items() if names and i not in used), Role.NEGATIVES, seed)[:wanted]
     if len(others) < wanted:
         raise ValueError(f"task.negatives: {wanted} images without some category are wanted and {len(others)} are left; ask for fewer")
-    return [(i, str(rng.choice(sorted(set(categories) - set(shown[i]))))) for i in others]
+    return [(i, shuffled(sorted(lacking[i]), Role.NEGATIVES, seed, i)[0]) for i in others]
 
 
 def fingerprint(examples: Iterable[Example]) -> str:
-    """SHA-256 over every question, truth and pixel, in order."""
-    digest = hashlib.sha256()
+    """SHA-256 over every question, truth and image, in order."""
+    digest, images = hashlib.sha256(), dict[int, str]()
     for example in examples:
-        digest.update(repr((example.id, example.question, example.truth, example.image.mode, example.image.size)).encode())
-        digest.update(example.image.tobytes())
+        for image in example.images:
+            images[image.id] = images.get(image.id) or image.digest()
+        shown = [images[image.id] for image in example.images]
+        digest.update(repr((example.id, example.question, example.truth, shown)).encode())
     return digest.hexdigest()

@@ -12,9 +12,9 @@ class Findings:
     handled: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
 
-    def handle(self, kind: str) -> None:
-        """One more of a kind that is taken as a matter of course: a crowd, an image turned by EXIF."""
-        self.handled[kind] += 1
+    def handle(self, kind: str, count: int = 1) -> None:
+        """So many more of a kind that is taken as a matter of course: a crowd, an image turned by EXIF."""
+        self.handled[kind] += count
 
     def refuse(self, fault: str, cause: Exception | None = None) -> None:
         """A row that cannot be taken: `fault` names file and row, and the remedy. Raises it as a ValueError unless patient."""

@@ -3,17 +3,15 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 from visual_rft.metrics.classification import classification_scores
 from visual_rft.parsing import parse_classification
 from visual_rft.rewards import paper, strict
 from visual_rft.rewards.options import Family, RewardOptions, weigh
-from visual_rft.tasks.task import Task, TaskOptions, check_names
-from visual_rft.tasks.wording import ASKED
-from visual_rft.vocabulary import AnnotatedImage, ClassAnswer, ClassTruth, Example, Refusal, Reward, Scores
-
-QUESTION = f"Which {{kind}} does the image show? {ASKED} its name alone."
+from visual_rft.tasks.task import Exam, Task, TaskOptions, check_names
+from visual_rft.tasks.wording import Style, classification_question
+from visual_rft.vocabulary import AnnotatedImage, ClassAnswer, ClassTruth, Example, ImageSet, Refusal, Reward, Scores
 
 
 @dataclass
@@ -27,12 +25,12 @@ class ClassificationOptions(TaskOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_names(self.categories)
+        check_names("task.categories", self.categories)
 
 
 def task(options: ClassificationOptions, rewards: RewardOptions) -> Task:
     """Classification as a task. The published reward knows no aliases."""
-    score: dict[Family, Callable[[str, Any], Reward]] = {
+    score: dict[Family, Callable[..., Reward]] = {
         Family.strict: partial(strict.classification, aliases=options.aliases),
         Family.paper: paper.classification,
     }
@@ -40,25 +38,29 @@ def task(options: ClassificationOptions, rewards: RewardOptions) -> Task:
         parse=parse_classification,
         score=score[rewards.family],
         truth=lambda answer: ClassTruth(answer.name),
-        measure=partial(measure, aliases=options.aliases),
         weights=weigh(("accuracy", "format"), rewards.weights),
     )
 
 
-def measure(examples: Sequence[Example], answers: Sequence[ClassAnswer | Refusal], *, aliases: dict[str, str]) -> Scores:
+def exam(options: ClassificationOptions, asked: Sequence[Example], _: ImageSet) -> Exam:
+    """What is asked, and what answers are worth: accuracy, over all images and as the mean of the classes."""
+    return Exam(asked, partial(measure, asked, aliases=options.aliases))
+
+
+def questions(images: Sequence[AnnotatedImage], categories: Sequence[str], kind: str, style: Style) -> list[Example]:
+    """A question about each image that shows one of the categories."""
+    return [example(image, kind, style) for image in images if not image.shown.isdisjoint(categories)]
+
+
+def measure(asked: Sequence[Example], answers: Sequence[ClassAnswer | Refusal], *, aliases: dict[str, str]) -> Scores:
     """Accuracy, over all images and as the mean of the classes."""
-    return classification_scores([cast(ClassTruth, e.truth) for e in examples], answers, aliases=aliases)
+    return classification_scores([cast(ClassTruth, e.truth) for e in asked], answers, aliases=aliases)
 
 
-def example(image: AnnotatedImage, kind: str) -> Example:
-    """The question what kind of thing an image shows; the category of its one annotation is the truth. ValueError if it has none or several."""
+def example(image: AnnotatedImage, kind: str, style: Style) -> Example:
+    """The question what kind of thing an image shows; the category of its one label is the truth. ValueError if it has none or several."""
     if len(image.annotations) != 1:
         raise ValueError(f"image {image.id} shows {len(image.annotations)} labelled objects: a classification image has one (data.most_digits=1)")
-    return Example(
-        id=str(image.id),
-        image_id=image.id,
-        image=image.image,
-        subject="",
-        question=QUESTION.format(kind=kind),
-        truth=ClassTruth(image.annotations[0].category),
-    )
+    contract = style.contract(image.stored)
+    question = classification_question(kind, style.wording, contract)
+    return Example(str(image.id), (image.stored,), "", question, ClassTruth(image.annotations[0].category), contract)

@@ -2,20 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 from numpy.random import Generator
 
-from visual_rft.boxes import xywh_pixels_to_norm1000
+from visual_rft.boxes import whole, xywh_to_xyxy
 from visual_rft.metrics.grounding import grounding_scores
 from visual_rft.parsing import parse_grounding
 from visual_rft.rewards import paper, strict
 from visual_rft.rewards.options import Family, RewardOptions, weigh
-from visual_rft.tasks.task import Task, TaskOptions
-from visual_rft.tasks.wording import ASKED
-from visual_rft.vocabulary import AnnotatedImage, Example, GroundingAnswer, GroundingTruth, Instruction, Refusal, Scores
-
-QUESTION = f"Point at {{instruction}}. {ASKED} its box (left,top),(right,bottom), in thousandths of the width and the height."
+from visual_rft.tasks.task import Exam, Task, TaskOptions
+from visual_rft.tasks.wording import Style, grounding_question
+from visual_rft.vocabulary import AnnotatedImage, Example, GroundingAnswer, GroundingTruth, ImageSet, Instruction, Original, Refusal, Scores
 
 
 @dataclass
@@ -30,14 +29,23 @@ def task(_: GroundingOptions, rewards: RewardOptions) -> Task:
         parse=parse_grounding,
         score=score,
         truth=lambda answer: GroundingTruth(answer.box),
-        measure=measure,
         weights=weigh((box, "format"), rewards.weights),
     )
 
 
-def measure(examples: Sequence[Example], answers: Sequence[GroundingAnswer | Refusal]) -> Scores:
+def exam(_: GroundingOptions, asked: Sequence[Example], __: ImageSet) -> Exam:
+    """What is asked, and what answers are worth: mIoU, and the share of boxes with an IoU of 0.5 or more."""
+    return Exam(asked, partial(measure, asked))
+
+
+def questions(images: Sequence[AnnotatedImage], rng: Generator, style: Style) -> list[Example]:
+    """A question about each image, by one of its instructions."""
+    return [example(image, choose(image, rng), style) for image in images]
+
+
+def measure(asked: Sequence[Example], answers: Sequence[GroundingAnswer | Refusal]) -> Scores:
     """mIoU, and the share of boxes with an IoU of 0.5 or more."""
-    return grounding_scores([cast(GroundingTruth, e.truth) for e in examples], answers)
+    return grounding_scores([cast(GroundingTruth, e.truth) for e in asked], answers)
 
 
 def choose(image: AnnotatedImage, rng: Generator) -> Instruction:
@@ -49,15 +57,9 @@ def choose(image: AnnotatedImage, rng: Generator) -> Instruction:
     return alike[int(rng.integers(len(alike)))]
 
 
-def example(image: AnnotatedImage, instruction: Instruction) -> Example:
-    """The question where the object is that `instruction` means, with its box in norm1000."""
-    pixels = image.image
-    (box,) = xywh_pixels_to_norm1000([instruction.bbox_xywh], width=pixels.width, height=pixels.height)
-    return Example(
-        id=f"{image.id}/{instruction.text}",
-        image_id=image.id,
-        image=pixels,
-        subject=instruction.text,
-        question=QUESTION.format(instruction=instruction.text),
-        truth=GroundingTruth(box),
-    )
+def example(image: AnnotatedImage, instruction: Instruction, style: Style) -> Example:
+    """The question where the object is that `instruction` means, with its box in the frame that the model speaks."""
+    contract = style.contract(image.stored)
+    (box,) = whole(xywh_to_xyxy([instruction.bbox_xywh]), of=Original(*image.stored.size), to=contract.frame)
+    question = grounding_question(instruction.text, style.wording, contract)
+    return Example(f"{image.id}/{instruction.text}", (image.stored,), instruction.text, question, GroundingTruth(box), contract)

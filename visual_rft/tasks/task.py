@@ -1,60 +1,112 @@
-"""What every task is: pure functions from a completion and its truth to a reward, and from all answers to scores."""
+"""What every task is: pure functions from a completion and its truth to a reward; and what an evaluation of it asks, and what answers are worth."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from visual_rft.vocabulary import Answer, Example, Reason, Refusal, Reward, Scores, Truth
+from visual_rft.tasks.wording import Style, Wording
+from visual_rft.vocabulary import CONTRACT, Answer, Contract, Example, Reason, Refusal, Reward, Scores, Speaks, Truth
 
 
 @dataclass
 class TaskOptions:
-    """What every task says of itself: its name, the k of its k-shot split, and the seed that draws it."""
+    """What every task says of itself: its name; the k of its k-shot split (None: everything there is), whether a category may have fewer, and the seed
+    that draws it, or the file that holds it; how its questions are put."""
 
     name: str
-    shots: int
+    shots: int | None
+    at_most: bool
     split_seed: int
+    split: str | None
+    wording: Wording
+    thinking: bool
 
     def __post_init__(self) -> None:
-        if self.shots < 1:
-            raise ValueError(f"task.shots={self.shots}: must be at least 1")
+        if self.shots is not None and self.shots < 1:
+            raise ValueError(f"task.shots={self.shots}: must be at least 1, or null for everything there is")
         if not 0 <= self.split_seed < 2**31:
             raise ValueError(f"task.split_seed={self.split_seed}: must lie in 0..2147483647")
 
+    def style(self, speaks: Speaks) -> Style:
+        """How its questions are put to a model that speaks so."""
+        return Style(self.wording, self.thinking, speaks)
 
-def check_names(categories: Sequence[str]) -> None:
-    """Raises ValueError unless categories are names, each once."""
-    if not categories or len(set(categories)) < len(categories) or not all(name.strip() for name in categories):
-        raise ValueError("task.categories: must be names, each once")
+
+def check_names(key: str, names: Sequence[str]) -> None:
+    """Raises ValueError unless they are names, each once."""
+    if not names or len(set(names)) < len(names) or not all(name.strip() for name in names):
+        raise ValueError(f"{key}: must be names, each once")
 
 
 @dataclass(frozen=True)
 class Task:
     """One kind of question with its rewards. A new task is a new value of this, not a new loop.
 
-    parse: completion -> answer or refusal; score: (completion, truth) -> every reward part; truth: what an answer would be the truth of;
-    measure: (examples, an answer or refusal to each) -> scores; weights: what each part weighs.
+    parse: completion, by its contract -> answer or refusal; score: (completion, truth, contract) -> every reward part; truth: what an answer would be
+    the truth of; weights: what each part weighs.
     """
 
-    parse: Callable[[str], Answer | Refusal]
-    score: Callable[[str, Any], Reward]
+    parse: Callable[[str, Contract], Answer | Refusal]
+    score: Callable[[str, Any, Contract], Reward]
     truth: Callable[[Any], Truth]
-    measure: Callable[[Sequence[Example], Sequence[Any]], Scores]
     weights: Mapping[str, float]
 
     def reward(self, text: str, example: Example) -> Reward:
         """Every part a completion earned."""
-        return self.score(text, example.truth)
+        return self.score(text, example.truth, example.contract)
 
     def total(self, reward: Reward) -> float:
         """The weighted sum of the parts: what GRPO sees."""
         return sum(self.weights[name] * value for name, value in reward.parts.items())
 
-    def solution(self, text: str) -> Truth:
+    def solution(self, text: str, contract: Contract = CONTRACT) -> Truth:
         """The truth that a solution says. It is written as a right answer is, tags or not. Raises ValueError when it cannot be read."""
         tagged = text if "<answer>" in text else f"<answer>{text}</answer>"
-        answer = self.parse(tagged if "<think>" in text else f"<think></think>{tagged}")
+        answer = self.parse(tagged, replace(contract, thinking="<think>" in text))
         if isinstance(answer, Refusal):
             shown = "" if answer.reason is Reason.EMPTY_ANSWER else f" at {answer.detail!r}"
             raise ValueError(f"the solution is no answer to this task: {answer.reason}{shown}")
         return self.truth(answer)
+
+
+@dataclass(frozen=True)
+class Screening:
+    """What is asked before the questions of an exam, one for each: a question whose screening is `denied` is not asked, and `blank` is its answer.
+
+    `known` are answers that were given before, by the id of the screening question.
+    """
+
+    questions: Sequence[Example]
+    denied: Callable[[str], bool]
+    blank: Callable[[Example], str]
+    known: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Exam:
+    """The questions of an evaluation, and what an answer or a refusal to each is worth; with `boxes`, what a file of boxes is worth, and the same
+    answers as such a file."""
+
+    questions: Sequence[Example]
+    measure: Callable[[Sequence[Any]], Scores]
+    screening: Screening | None = None
+    boxes: "BoxExam | None" = None
+
+    def knowing(self, screened: Mapping[str, str]) -> "Exam":
+        """The same exam, whose screening need not be asked again."""
+        return replace(self, screening=replace(self.screening, known=screened)) if self.screening else self
+
+
+@dataclass(frozen=True)
+class BoxExam:
+    """The boxes of a detection exam as COCO results: (image, category, box in pixels of the original image, score).
+
+    `of`: answers -> boxes; `measure`: boxes -> scores; `images`: (width, height) by id; `category_ids`: of all categories that the data name;
+    `categories`: those that count.
+    """
+
+    of: Callable[[Sequence[Any]], list[Any]]
+    measure: Callable[[Sequence[Any]], Scores]
+    images: Mapping[int, tuple[int, int]]
+    category_ids: Mapping[str, int]
+    categories: Sequence[str]
