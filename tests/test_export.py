@@ -54,7 +54,7 @@ def test_stock_classes_load_it(precision: str, exported: Path) -> None:
     assert GenerationConfig.from_pretrained(exported).eos_token_id == tokenizer.eos_token_id
     said = json.loads((exported / "preprocessor_config.json").read_text())
     # by these two names a stock AutoProcessor finds the classes where torchvision is
-    assert said["processor_class"] == FAMILY[model.config.model_type] and said["image_processor_type"] == "Qwen2VLImageProcessor"
+    assert said["processor_class"] == FAMILY[model.config.model_type].processor and said["image_processor_type"] == "Qwen2VLImageProcessor"
     assert {"is_local", "local_files_only"}.isdisjoint(json.loads((exported / "tokenizer_config.json").read_text()))
 
 
@@ -62,7 +62,7 @@ def test_stock_classes_load_it(precision: str, exported: Path) -> None:
 def test_each_family_names_the_stock_processor_of_transformers(model_type: str) -> None:
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
-    assert PROCESSOR_MAPPING_NAMES[model_type] == FAMILY[model_type]
+    assert PROCESSOR_MAPPING_NAMES[model_type] == FAMILY[model_type].processor
 
 
 @pytest.mark.parametrize("there", ["a file in it", "a file"])

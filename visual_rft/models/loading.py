@@ -1,10 +1,14 @@
 """A model folder in, a policy and its processor out. Loading never runs code from the folder: safetensors only, no remote code."""
 
+import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from importlib.resources import files
 from math import inf
 from pathlib import Path
@@ -16,13 +20,29 @@ from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConf
 
 from visual_rft import storage
 from visual_rft.hardware import Machine
+from visual_rft.models import hub
+from visual_rft.models.frames import resized, thousandths
 from visual_rft.models.policy import Policy
-from visual_rft.models.processor import Processor
+from visual_rft.models.processor import Processor, image_processor
 from visual_rft.models.sharding import Sharding, own_part, shard
+from visual_rft.vocabulary import Speaks
 
 EMBEDDED = "embedded:"
-# Each model type, and the name of its stock processor.
-FAMILY = {"qwen2_vl": "Qwen2VLProcessor", "qwen2_5_vl": "Qwen2_5_VLProcessor", "qwen3_vl": "Qwen3VLProcessor"}
+
+
+@dataclass(frozen=True)
+class Kin:
+    """The name of a model type's stock processor, and whether it speaks of pixels of the image as it is resized, or of thousandths."""
+
+    processor: str
+    speaks_pixels: bool
+
+
+FAMILY = {
+    "qwen2_vl": Kin("Qwen2VLProcessor", speaks_pixels=False),
+    "qwen2_5_vl": Kin("Qwen2_5_VLProcessor", speaks_pixels=True),
+    "qwen3_vl": Kin("Qwen3VLProcessor", speaks_pixels=False),
+}
 
 
 class Unsuitable(ValueError):
@@ -48,7 +68,8 @@ class PartRates:
 
 @dataclass
 class ModelOptions:
-    """`path` is a Hugging Face folder, or `embedded:NAME` for a checkpoint that ships with the package. Pixel limits are areas.
+    """`path` is a Hugging Face folder, a model's name on the hub, or `embedded:NAME` for a checkpoint that ships with the package. Pixel limits are
+    areas.
 
     `learning_rate` is AdamW's at the first step: what is right for it depends on the model above all; a part may have one of its own in
     `learning_rates`. Parts in `frozen` are not trained; with both vision and merger among them an image is encoded once a step, whatever reads it.
@@ -85,11 +106,27 @@ class ModelOptions:
 
 
 def folder(path: str) -> Path:
-    """Where a model's files lie. Raises ValueError when they are not there."""
+    """Where a model's files lie. The hub is asked only for a name to which no folder answers. Raises ValueError when they are not to be had."""
     found = Path(str(files("visual_rft") / "assets" / path.removeprefix(EMBEDDED))) if path.startswith(EMBEDDED) else Path(path).expanduser()
-    if not (found / "config.json").is_file():
-        raise ValueError(f"model.path={path}: no config.json in {found}; give a Hugging Face model folder, or embedded:tiny")
-    return found
+    if (found / "config.json").is_file():
+        return found
+    if not found.exists() and hub.NAME.fullmatch(path):
+        return hub.snapshot(path)
+    raise ValueError(f"model.path={path}: no config.json in {found}; give a Hugging Face model folder, or embedded:tiny")
+
+
+def speaks(options: ModelOptions) -> Speaks:
+    """The frame in which the model speaks of an image of (width, height). Of its folder only the configuration is read.
+
+    Raises ValueError when the folder is absent or damaged or holds no model of the family; what is returned, for an image that is too long.
+    """
+    source = folder(options.path)
+    with _readable(options.path, source):
+        if not _kin(options.path, source).speaks_pixels:
+            return thousandths
+        images = image_processor(source, min_pixels=options.min_pixels, max_pixels=options.max_pixels)
+        factor = images.patch_size * images.merge_size
+    return partial(resized, factor=factor, min_pixels=options.min_pixels, max_pixels=options.max_pixels)
 
 
 def load(options: ModelOptions, machine: Machine, sharding: Sharding | None = None) -> tuple[Policy, Processor]:
@@ -121,17 +158,33 @@ def _build(options: ModelOptions, machine: Machine) -> tuple[Policy, Processor]:
     """The policy without memory for its weights, and its processor."""
     source = folder(options.path)
     transformers.utils.logging.disable_progress_bar()  # ours is the console's one line
-    try:
+    with _readable(options.path, source):
+        _kin(options.path, source)
         processor = Processor.load(source, min_pixels=options.min_pixels, max_pixels=options.max_pixels)
         config = AutoConfig.from_pretrained(source)
         _check(options.path, config, processor)
         model = _without_memory(source, config, machine.dtype)
+    return Policy(model, processor.allowed_ids, machine.attention).eval(), processor
+
+
+@contextmanager
+def _readable(path: str, source: Path) -> Iterator[None]:
+    """What goes wrong while a folder's configuration is read, in one line."""
+    try:
+        yield
     except Unsuitable:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise ValueError(f"model.path={options.path}: {source} is no readable Qwen2-VL folder ({reason}); copy it again, whole") from error
-    return Policy(model, processor.allowed_ids, machine.attention).eval(), processor
+        raise ValueError(f"model.path={path}: {source} is no readable Qwen2-VL folder ({reason}); copy it again, whole") from error
+
+
+def _kin(path: str, source: Path) -> Kin:
+    """What the type of a folder's model says of it."""
+    model_type = json.loads((source / "config.json").read_text(encoding="utf-8"))["model_type"]
+    if model_type not in FAMILY:
+        raise Unsuitable(f"model.path={path}: a {model_type} model; give one of the family: {', '.join(FAMILY)}")
+    return FAMILY[model_type]
 
 
 def _without_memory(source: Path, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
@@ -145,8 +198,6 @@ def _without_memory(source: Path, config: PreTrainedConfig, dtype: torch.dtype) 
 
 
 def _check(path: str, config: PreTrainedConfig, processor: Processor) -> None:
-    if config.model_type not in FAMILY:
-        raise Unsuitable(f"model.path={path}: a {config.model_type} model; give one of the family: {', '.join(FAMILY)}")
     vision, images = config.vision_config, processor.images
     if (images.patch_size, images.merge_size) != (vision.patch_size, vision.spatial_merge_size):
         raise Unsuitable(f"model.path={path}: preprocessor_config.json and config.json differ in the size of a patch; copy the folder again")
@@ -210,7 +261,7 @@ def save(policy: Policy, processor: Processor, target: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)  # of one that was killed
     try:
         policy.model.save_pretrained(partial)
-        processor.save(partial, stock_class=FAMILY[policy.model.config.model_type])
+        processor.save(partial, stock_class=FAMILY[policy.model.config.model_type].processor)
         os.replace(partial, target)
     except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors say a full disk in their own way
         shutil.rmtree(partial, ignore_errors=True)

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 IMAGE_PAD = "<|image_pad|>"
+MARK = "<image>"  # where an image stands in the text of a question
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,13 @@ class Pixels:
         return Pixels(torch.cat([self.patches_RD[:0], *(patches[image] for image in images)]), self.grid_I3[list(images)])
 
 
+def image_processor(folder: Path, *, min_pixels: int, max_pixels: int) -> Qwen2VLImageProcessorPil:
+    """That of a model folder, whatever class its file names: all of the family compute the same. Limits are areas, in place of the folder's own."""
+    # Said twice, since a file may say its own in either way, and `min_pixels` goes before `size`.
+    size = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
+    return Qwen2VLImageProcessorPil.from_pretrained(folder, size=size, min_pixels=min_pixels, max_pixels=max_pixels)
+
+
 class Processor:
     """Tokenizer, image processor and chat template of one model folder."""
 
@@ -39,13 +47,15 @@ class Processor:
     @classmethod
     def load(cls, folder: Path, *, min_pixels: int, max_pixels: int) -> "Processor":
         """From a model folder; images are resized to between `min_pixels` and `max_pixels` (areas)."""
-        size = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
         tokenizer = AutoTokenizer.from_pretrained(folder)
+        beside = folder / "chat_template.json"
+        if beside.is_file() and not (folder / "chat_template.jinja").is_file():  # as published; a stock tokenizer knows the newer file only
+            tokenizer.chat_template = json.loads(beside.read_text(encoding="utf-8"))["chat_template"]
         for how_it_was_read in ("is_local", "local_files_only"):  # which save_pretrained would write
             tokenizer.init_kwargs.pop(how_it_was_read, None)
         if not tokenizer.chat_template or tokenizer.eos_token_id is None:
             raise ValueError("the tokenizer lacks a chat template or an end token")
-        return cls(tokenizer, Qwen2VLImageProcessorPil.from_pretrained(folder, size=size))
+        return cls(tokenizer, image_processor(folder, min_pixels=min_pixels, max_pixels=max_pixels))
 
     def save(self, folder: Path, *, stock_class: str) -> None:
         """As the stock classes read it; `stock_class` is that of a whole processor, which also looks at videos and needs torchvision."""
@@ -73,11 +83,23 @@ class Processor:
         return Pixels(patches_RD=out["pixel_values"].float(), grid_I3=out["image_grid_thw"].long())
 
     def prompt(self, question: str, grid_I3: torch.Tensor) -> torch.Tensor:
-        """tokens_S of a question about the images of this grid, which come before it, in the model's chat template; a placeholder for each cell."""
-        content = [*({"type": "image"} for _ in grid_I3), {"type": "text", "text": question}]
-        text = self.tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True)
+        """tokens_S of a question about the images of this grid in the model's chat template; a placeholder for each cell.
+
+        Each image stands where the question holds `<image>`; all come before one that does not. Raises ValueError when there are more or fewer
+        marks than images.
+        """
+        before, *after = (question if MARK in question else MARK * len(grid_I3) + question).split(MARK)
+        if len(after) != len(grid_I3):
+            raise ValueError(
+                f"a question holds {MARK} {len(after)} times, with {len(grid_I3)} images: {question[:60]!r}; once for each image, or never"
+            )
+        content = [{"type": "text", "text": before}]
+        for text in after:
+            content += [{"type": "image"}, {"type": "text", "text": text}]
+        content = [part for part in content if part.get("text") != ""]
+        rendered = self.tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True)
         cells_I = (grid_I3.prod(-1) // self.images.merge_size**2).tolist()
-        before, *after = text.split(IMAGE_PAD)
+        before, *after = rendered.split(IMAGE_PAD)
         if len(after) != len(cells_I):
             raise ValueError(f"a question holds {IMAGE_PAD}, which only an image may stand for: {question[:60]!r}; leave it out")
         expanded = before + "".join(IMAGE_PAD * cells + rest for cells, rest in zip(cells_I, after, strict=True))
