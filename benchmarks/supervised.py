@@ -53,20 +53,21 @@ def run(job: Job[TrainConfig]) -> None:
     """One supervised run, from a checked configuration to a summary."""
     c, started = job.config, time.perf_counter()
     task, steps = workload.task(c.task, c.rewards), supervised_steps(c)
-    examples, questions = workload.train_examples(c.task, c.data), workload.test_questions(c.task, c.data)
+    speaks = loading.speaks(c.model)
+    examples, exam = workload.train_examples(c.task, c.data, speaks), workload.test_exam(c.task, c.data, speaks)
     labels = {example.id: solution(example, c.seed) for example in examples}
     policy, processor = loading.load(c.model, hardware.prepare(c.hardware, c.seed))
     optimizer = torch.optim.AdamW(policy.parameters(), weight_decay=c.algorithm.weight_decay)
-    facts = environment(str(policy.device), {"train": fingerprint(examples), "test": fingerprint(questions)})
+    facts = environment(str(policy.device), {"train": fingerprint(examples), "test": fingerprint(exam.questions)})
     folder = RunFolder.create(job.folder, job.yaml, facts)
 
     with Console(steps) as console:
 
         def test(name: str) -> Evaluation:
-            with console.stage(f"evaluate {name}", len(questions)) as advance:
+            with console.stage(f"evaluate {name}", exam.asked_at_most) as advance:
                 tokens, together, workers = c.algorithm.max_completion_tokens, c.hardware.decoded_together, c.hardware.workers
                 ask = partial(answer, policy, processor, max_tokens=tokens, together=together, workers=workers)
-                return evaluate(task, questions, ask, advance)
+                return evaluate(task, exam, ask, advance)
 
         before = test("before")
         for step in range(steps):
@@ -82,7 +83,7 @@ def run(job: Job[TrainConfig]) -> None:
             console.step(step + 1, {})
         after = test("after")
     cost = {"steps": steps, "seed": c.seed, "seconds": round(time.perf_counter() - started, 1)}
-    folder.write_summary({"task": c.task.name, "model": c.model.name} | outcome(before, after) | {"questions": len(questions)} | cost)
+    folder.write_summary({"task": c.task.name, "model": c.model.name} | outcome(before, after) | {"questions": len(exam.questions)} | cost)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,26 +25,26 @@ from omegaconf import MISSING
 
 from visual_rft import hardware, workload
 from visual_rft.config import Job, start
-from visual_rft.distributed import World
-from visual_rft.evaluation import Evaluation, evaluate, gallery
+from visual_rft.distributed import World, interruptible
+from visual_rft.evaluation import Evaluation, evaluate, gallery, judge, until
 from visual_rft.hardware import HardwareOptions
 from visual_rft.inference import answer
 from visual_rft.models import loading
 from visual_rft.models.loading import ModelOptions
 from visual_rft.policies import of_run
+from visual_rft.resuming import Resume, find_run, hold, instead, is_finished
 from visual_rft.rewards.options import RewardOptions
 from visual_rft.rollout.options import DecodingOptions
 from visual_rft.sources.few_shot import fingerprint
 from visual_rft.sources.jsonl import read_text
 from visual_rft.sources.options import DataOptions
-from visual_rft.sources.predictions import are_coco_results, coco_results, completions
-from visual_rft.tasks.detection import DetectionOptions
-from visual_rft.tasks.meant import SHOTS, TRAINING, MeantFor
-from visual_rft.tasks.task import Task, TaskOptions
+from visual_rft.sources.predictions import are_coco_results, as_coco, coco_results, completions
+from visual_rft.tasks.meant import SHOTS, TRAINING, TRAINING_DATA, MeantFor
+from visual_rft.tasks.task import Exam, Task, TaskOptions
 from visual_rft.tracking.console import Console, print_table
 from visual_rft.tracking.report import Report, write_report
-from visual_rft.tracking.runfolder import RunFolder, environment
-from visual_rft.vocabulary import Answer, Example, Refusal
+from visual_rft.tracking.runfolder import KeptAnswers, RunFolder, environment
+from visual_rft.vocabulary import Answer, Detection, DetectionAnswer, Original, Refusal, Speaks
 
 
 @dataclass
@@ -57,9 +57,10 @@ class EvaluateConfig(MeantFor):
     data: DataOptions = MISSING
     hardware: HardwareOptions = MISSING
     algorithm: DecodingOptions = MISSING
-    unread_keys: ClassVar = (*SHOTS, "task.negatives", "task.iou_threshold", "data.train_images", *TRAINING)
+    unread_keys: ClassVar = (*SHOTS, "task.negatives", "task.iou_threshold", *TRAINING_DATA, *TRAINING)
     run: str | None = None
     predictions: str | None = None
+    resume: Resume = MISSING
     report_images: int = MISSING
     seed: int = MISSING
 
@@ -70,63 +71,128 @@ class EvaluateConfig(MeantFor):
             raise ValueError(f"report_images={self.report_images}: must be 0 or a positive number")
 
 
-def run(job: Job[EvaluateConfig]) -> None:
-    """One evaluation, from a checked configuration to a finished folder."""
-    c, started = job.config, time.perf_counter()
+@dataclass(frozen=True)
+class Evaluated:
+    """An evaluation, the folder it is in, and who answered."""
+
+    folder: RunFolder
+    evaluation: Evaluation
+    source: Mapping[str, str]
+
+
+def run(job: Job[EvaluateConfig]) -> Path:
+    """One evaluation, from a checked configuration to a finished folder, which it returns."""
+    c, started, world = job.config, time.perf_counter(), job.world
     for key in job.typed:
         if ((c.run or c.predictions) and key.startswith("model")) or (c.predictions and key.startswith("hardware")):
             raise ValueError(f"{key}: not read with {'run' if c.run else 'predictions'}=…; leave it out")
-    task, questions = workload.task(c.task, RewardOptions()), job.world.each(lambda: workload.test_questions(c.task, c.data))
-    by = _by_model if c.predictions is None else _by_predictions
-    folder, evaluation, source = by(job, task, questions)
-    summary = {"task": c.task.name, **source, "metric": evaluation.metric, "value": evaluation.value, "evaluation": evaluation.plain()}
-    summary |= {"questions": len(questions), "seconds": round(time.perf_counter() - started, 1)}
-    if not job.world.is_first:
-        return
-    write_report(folder.path / "report.html", Report.of(folder.path, summary, gallery(questions, {"answer": evaluation}, c.report_images)))
-    folder.write_summary(summary)
+    interrupted = world.first(lambda: find_run(job.folder, job.yaml) if c.resume is Resume.auto else None)
+    if interrupted and is_finished(interrupted):
+        if world.is_first:
+            print(f"{interrupted}: this evaluation has finished; nothing is left to do", file=sys.stderr)
+        return instead(job.folder, interrupted)
+    with ExitStack() as held:
+        if interrupted:
+            world.first(lambda: _hold(interrupted, held))
+        task = workload.task(c.task, RewardOptions())
+        model = c.model if c.run is None else model_of(Path(c.run).expanduser(), c.task.name, task_typed="task" in job.typed)
+        exam = world.each(lambda: workload.test_exam(c.task, c.data, _speaks(c, model)))
+        done = (_by_model(job, task, exam, model, interrupted) if c.predictions is None else _by_predictions(job, task, exam, interrupted))
+        summary = {"task": c.task.name, **done.source, "metric": done.evaluation.metric, "value": done.evaluation.value}
+        summary |= {"evaluation": done.evaluation.plain(), "questions": len(exam.questions), "seconds": round(time.perf_counter() - started, 1)}
+        if world.is_first:
+            pictures = gallery(exam.questions, {"answer": done.evaluation}, c.report_images)
+            write_report(done.folder.path / "report.html", Report.of(done.folder.path, summary, pictures))
+            done.folder.write_summary(summary)
+    return done.folder.path
 
 
-def _by_model(job: Job[EvaluateConfig], task: Task, questions: Sequence[Example]) -> tuple[RunFolder, Evaluation, dict[str, str]]:
+def _hold(folder: Path, held: ExitStack) -> None:
+    held.enter_context(hold(folder))
+
+
+def _speaks(c: EvaluateConfig, model: ModelOptions) -> Speaks:
+    """Boxes of COCO results are in pixels already, whoever found them."""
+    return loading.speaks(model) if c.predictions is None or not are_coco_results(read_text(c.predictions)) else lambda size: Original(*size)
+
+
+def _by_model(job: Job[EvaluateConfig], task: Task, exam: Exam, model: ModelOptions, interrupted: Path | None) -> Evaluated:
     """The model's answers, worth what they are; the folder they are in; who gave them."""
     c, world = job.config, job.world
-    model = c.model if c.run is None else model_of(Path(c.run).expanduser(), c.task.name, task_typed="task" in job.typed)
     policy, processor = world.each(lambda: loading.load(model, hardware.prepare(c.hardware, c.seed, world)))
-    folder = _create(job, str(policy.device), {"test": fingerprint(questions)})
-    with _progress(world, len(world.share(len(questions)))) as advance:
+    folder = _folder(job, str(policy.device), {"test": fingerprint(exam.questions)}, interrupted)
+    with _progress(world, exam) as advance, interruptible() as is_asked_to_stop:
         tokens, together, workers = c.algorithm.max_completion_tokens, c.hardware.decoded_together, c.hardware.workers
         ask = partial(answer, policy, processor, max_tokens=tokens, together=together, workers=workers)
-        evaluation = evaluate(task, questions, ask, advance, world)
+        evaluation = evaluate(task, exam, until(is_asked_to_stop, ask), advance, KeptAnswers(folder, "evaluation", world.rank), world)
     if world.is_first:
-        folder.write_answers("evaluation", questions, evaluation.texts)
-    return folder, evaluation, {"model": model.name, "path": model.path}
+        _write(folder, exam, evaluation)
+    return Evaluated(folder, evaluation, {"model": model.name, "path": model.path})
 
 
-def _by_predictions(job: Job[EvaluateConfig], task: Task, questions: Sequence[Example]) -> tuple[RunFolder, Evaluation, dict[str, str]]:
+def _write(folder: RunFolder, exam: Exam, evaluation: Evaluation) -> None:
+    """The answers, those to what was asked first among them, and their boxes as COCO results."""
+    if exam.boxes:
+        folder.write_json("coco_results.json", [as_coco(one, exam.boxes.category_ids) for one in exam.boxes.of(evaluation.answers)])
+    if evaluation.screened:
+        folder.write_answers("presence", evaluation.screened)
+    folder.write_answers("evaluation", {question.id: text for question, text in zip(exam.questions, evaluation.texts, strict=True)})
+
+
+def _by_predictions(job: Job[EvaluateConfig], task: Task, exam: Exam, interrupted: Path | None) -> Evaluated:
     """The same of the answers in a file."""
     c, started = job.config, time.perf_counter()
     assert c.predictions is not None
     text = read_text(c.predictions)
-    texts, answers = given(task, c.task, c.predictions, text, questions)
-    evaluation = Evaluation(texts, answers, task.measure(questions, answers), time.perf_counter() - started)
-    folder = _create(job, "cpu", {"test": fingerprint(questions), "predictions": hashlib.sha256(text.encode()).hexdigest()})
+    if are_coco_results(text):
+        evaluation = _of_boxes(c, exam, text)
+    else:
+        evaluation = judge(task, exam, completions(c.predictions, text, exam.questions), started)
+    facts = {"test": fingerprint(exam.questions), "predictions": hashlib.sha256(text.encode()).hexdigest()}
+    folder = _folder(job, "cpu", facts, interrupted)
     if job.world.is_first and not are_coco_results(text):
-        folder.write_answers("evaluation", questions, texts)
-    return folder, evaluation, {"model": Path(c.predictions).name, "path": c.predictions}
+        _write(folder, exam, evaluation)
+    return Evaluated(folder, evaluation, {"model": Path(c.predictions).name, "path": c.predictions})
+
+
+def _of_boxes(c: EvaluateConfig, exam: Exam, text: str) -> Evaluation:
+    """What COCO results are worth: all images and all tested categories count, whatever `task.present` says. For the report each question is answered
+    by the boxes of its image and category."""
+    started = time.perf_counter()
+    assert c.predictions is not None
+    if exam.boxes is None:
+        remedy = 'give lines of {"example": "…", "completion": "…"}'
+        raise ValueError(f"predictions={c.predictions}: a list, as COCO results are, and {c.task.name} is no detection task; {remedy}")
+    found, others = coco_results(c.predictions, text, exam.boxes.images, exam.boxes.category_ids, exam.boxes.categories)
+    if others:
+        print(f"{c.predictions}: {others.total()} boxes of {len(others)} categories that {c.task.name} does not test are left out", file=sys.stderr)
+    drawn: dict[tuple[int, str], list[Detection]] = {}
+    for one in found:
+        x, y, width, height = one.bbox_xywh
+        drawn.setdefault((one.image_id, one.category), []).append(Detection((x, y, x + width, y + height), one.score))
+    answers: list[Answer | Refusal] = [DetectionAnswer(tuple(drawn.get((q.asked_about.id, q.subject), ()))) for q in exam.questions]
+    texts = [json.dumps(answer.plain) for answer in answers if not isinstance(answer, Refusal)]
+    return Evaluation(texts, answers, exam.boxes.measure(found), time.perf_counter() - started)
 
 
 @contextmanager
-def _progress(world: World, questions: int) -> Iterator[Callable[[int], None]]:
+def _progress(world: World, exam: Exam) -> Iterator[Callable[[int], None]]:
     """On the first rank's console, through its own questions."""
     if not world.is_first:
         yield lambda _: None
         return
-    with Console(0) as console, console.stage("evaluate", questions) as advance:
+    with Console(0) as console, console.stage("evaluate", len(world.share(exam.asked_at_most))) as advance:
         yield advance
 
 
-def _create(job: Job[EvaluateConfig], device: str, fingerprints: Mapping[str, str]) -> RunFolder:
-    return job.world.first(lambda: RunFolder.create(job.folder, job.yaml, environment(device, fingerprints)))
+def _folder(job: Job[EvaluateConfig], device: str, fingerprints: Mapping[str, str], interrupted: Path | None) -> RunFolder:
+    """A new one, or that of the evaluation which was interrupted. Raises ValueError when its data were other ones."""
+    facts = environment(device, fingerprints)
+    if interrupted is None:
+        return job.world.first(lambda: RunFolder.create(job.folder, job.yaml, facts))
+    folder = RunFolder(instead(job.folder, interrupted))
+    job.world.first(lambda: folder.same_data(facts))
+    return folder
 
 
 def model_of(folder: Path, task: str, *, task_typed: bool) -> ModelOptions:
@@ -136,18 +202,6 @@ def model_of(folder: Path, task: str, *, task_typed: bool) -> ModelOptions:
     if trained.task != task and not task_typed:
         raise ValueError(f"run={folder}: it was trained for {trained.task}, and {task} is only the default; give task={trained.task}, or task={task}")
     return trained.model
-
-
-def given(task: Task, options: TaskOptions, file: str, text: str, questions: Sequence[Example]) -> tuple[list[str], list[Answer | Refusal]]:
-    """The predictions in `text`, read from `file`, for each question as text and as parsed. ValueError for what is not that, naming file and row."""
-    if not are_coco_results(text):
-        texts = completions(file, text, questions)
-        return texts, [task.parse(one) for one in texts]
-    if not isinstance(options, DetectionOptions):
-        remedy = 'give lines of {"example": "…", "completion": "…"}'
-        raise ValueError(f"predictions={file}: a list, as COCO results are, and {options.name} is no detection task; {remedy}")
-    answers = coco_results(file, text, questions, options.categories)
-    return [json.dumps(one.plain) for one in answers], list(answers)
 
 
 def conclude(folders: Sequence[Path], sweep: bool) -> None:

@@ -1,24 +1,29 @@
-"""Greedy answers to a task's test questions, what they are worth, and how two such evaluations compare."""
+"""Greedy answers to the questions of an exam, what they are worth, and how two such evaluations compare."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
-from visual_rft.distributed import ALONE, World
-from visual_rft.tasks.task import Task
+from visual_rft.distributed import ALONE, Preempted, World
+from visual_rft.tasks.task import Exam, Task
 from visual_rft.tracking.pictures import Picture
 from visual_rft.vocabulary import Answer, Completion, Example, Refusal, Scores
+
+# Questions -> a completion of each, with its number among them, in any order.
+Asker = Callable[[Sequence[Example]], Iterable[tuple[int, Completion]]]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One answer to each test question, in order, as text and as parsed; what they are worth; the seconds it took."""
+    """One answer to each question, in order, as text and as parsed; what they are worth; the seconds it took; the answers to what was asked first, by
+    the id of its question."""
 
     texts: list[str]
     answers: list[Answer | Refusal]
     scores: Scores
     seconds: float
+    screened: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def metric(self) -> str:
@@ -40,29 +45,82 @@ class Evaluation:
         return {**self.scores.values, "by category": dict(self.scores.by_category), "refused": refused}
 
 
-def evaluate(
-    task: Task,
-    questions: Sequence[Example],
-    answer: Callable[[Sequence[Example]], Iterable[tuple[int, Completion]]],
-    advance: Callable[[int], None],
-    world: World = ALONE,
-) -> Evaluation:
-    """Scores one completion for each question. `answer` is given this rank's, and gives a completion of each, with its number among them, in any
-    order; `advance` is told of each."""
-    started = time.perf_counter()
-    share = world.share(len(questions))
-    texts = [""] * len(share)
-    for number, completion in answer(questions[share.start : share.stop]):
-        texts[number] = completion.text
+class Answers(Protocol):
+    """Where answers are kept as they come, so that an evaluation which is interrupted need not ask again."""
+
+    def known(self) -> dict[str, str]:
+        """What was answered before, on any rank, by the id of the question."""
+        ...
+
+    def keep(self, question: str, text: str) -> None:
+        """One more answer."""
+        ...
+
+
+class Forgotten:
+    """Keeps nothing."""
+
+    def known(self) -> dict[str, str]:
+        return {}
+
+    def keep(self, question: str, text: str) -> None: ...
+
+
+def evaluate(task: Task, exam: Exam, ask: Asker, advance: Callable[[int], None], answers: Answers | None = None, world: World = ALONE) -> Evaluation:
+    """Asks what the exam asks first, then each question that this leaves, and scores one completion for each question.
+
+    `ask` is given this rank's share; where it answers less, Preempted is raised on every rank. `advance` is told how many of all questions of this rank are done, of both kinds. What `answers` knows is not
+    asked again.
+    """
+    started, kept = time.perf_counter(), answers or Forgotten()
+    known = world.first(kept.known)
+    screening, denied = exam.screening, set[str]()
+    screened: dict[str, str] = {}
+    if screening:
+        screened = _texts(screening.questions, ask, advance, known | dict(screening.known), kept, world)
+        denied = {one.id for one, first in zip(exam.questions, screening.questions, strict=True) if screening.denied(screened[first.id])}
+        advance(len(world.share(len(denied))))
+    said = _texts([one for one in exam.questions if one.id not in denied], ask, advance, known, kept, world)
+    texts = [screening.blank(one) if screening and one.id in denied else said[one.id] for one in exam.questions]
+    return world.first(lambda: judge(task, exam, texts, started, screened))
+
+
+def _texts(
+    questions: Sequence[Example], ask: Asker, advance: Callable[[int], None], known: Mapping[str, str], answers: Answers, world: World
+) -> dict[str, str]:
+    """What each question was answered, by its id, on all ranks."""
+    left = [one for one in questions if one.id not in known]
+    share = world.share(len(left))
+    mine = left[share.start : share.stop]
+    advance(len(world.share(len(questions) - len(left))))
+    said: dict[str, str] = {}
+    for number, completion in ask(mine) if mine else ():
+        said[mine[number].id] = completion.text
+        answers.keep(mine[number].id, completion.text)
         advance(1)
-    everyone = [text for of_rank in world.gather(texts) for text in of_rank]
-    return world.first(lambda: judge(task, questions, everyone, started))
+    said |= {one.id: known[one.id] for one in questions if one.id in known} if world.is_first else {}
+    everyone = {question: text for of_rank in world.gather(said) for question, text in of_rank.items()}
+    if len(everyone) < len(questions):
+        raise Preempted("stopped by a signal in an evaluation; the same command with resume=auto goes on with it")
+    return everyone
 
 
-def judge(task: Task, questions: Sequence[Example], texts: list[str], started: float) -> Evaluation:
+def until(is_asked_to_stop: Callable[[], bool], ask: Asker) -> Asker:
+    """The same answers, up to a signal."""
+
+    def answers(questions: Sequence[Example]) -> Iterator[tuple[int, Completion]]:
+        for answered in ask(questions):
+            yield answered
+            if is_asked_to_stop():
+                return
+
+    return answers
+
+
+def judge(task: Task, exam: Exam, texts: list[str], started: float, screened: Mapping[str, str] | None = None) -> Evaluation:
     """What one completion for each question is worth; `started` is when, by `time.perf_counter`, the first was asked for."""
-    answers = [task.parse(text) for text in texts]
-    return Evaluation(texts, answers, task.measure(questions, answers), time.perf_counter() - started)
+    answers = [task.parse(text, question.contract) for text, question in zip(texts, exam.questions, strict=True)]
+    return Evaluation(texts, answers, exam.measure(answers), time.perf_counter() - started, screened or {})
 
 
 def outcome(before: Evaluation, after: Evaluation) -> dict[str, Any]:
@@ -80,6 +138,7 @@ def gallery(questions: Sequence[Example], evaluations: Mapping[str, Evaluation],
             truth=question.truth,
             answers={name: evaluation.answers[i] for name, evaluation in evaluations.items()},
             texts={name: evaluation.texts[i] for name, evaluation in evaluations.items()},
+            frame=question.contract.frame,
         )
         for i, question in enumerate(questions[:count])
     ]

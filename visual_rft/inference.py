@@ -20,10 +20,10 @@ _ENCODED_TOGETHER = 16  # images of an evaluation at most that go through the to
 
 @dataclass(frozen=True)
 class Prepared:
-    """Questions and images as tensors: tokens_S of each question, the row of its image, and the pixels of each image once."""
+    """Questions and images as tensors: tokens_S of each question, the rows of its images, and the pixels of each image once."""
 
     tokens: tuple[torch.Tensor, ...]
-    images: tuple[int, ...]
+    images: tuple[tuple[int, ...], ...]
     pixels: Pixels
 
 
@@ -36,14 +36,15 @@ class Asked:
 
 
 def prepare(processor: Processor, examples: Sequence[Example]) -> Prepared:
-    """The examples' questions and images; an image asked about several times is processed once."""
+    """The examples' questions and images; an image shown by several is opened and processed once."""
     if not examples:
         return Prepared((), (), Pixels(torch.empty(0, 0), torch.empty(0, 3, dtype=torch.int64)))
-    rows = {image_id: row for row, image_id in enumerate(dict.fromkeys(e.image_id for e in examples))}
-    images = {e.image_id: e.image for e in examples}
-    pixels = processor.pixels([images[image_id] for image_id in rows])
-    tokens = tuple(processor.prompt(e.question, pixels.grid_I3[[rows[e.image_id]]]) for e in examples)
-    return Prepared(tokens, tuple(rows[e.image_id] for e in examples), pixels)
+    shown = {image.id: image for e in examples for image in e.images}
+    row_of = {image: row for row, image in enumerate(shown)}
+    pixels = processor.pixels([image.open() for image in shown.values()])
+    images = tuple(tuple(row_of[image.id] for image in e.images) for e in examples)
+    tokens = tuple(processor.prompt(e.question, pixels.grid_I3[list(rows)]) for e, rows in zip(examples, images, strict=True))
+    return Prepared(tokens, images, pixels)
 
 
 def prepare_ahead(processor: Processor, batch_of: Callable[[int], Sequence[Example]], steps: range, workers: int) -> Iterator[Prepared]:
@@ -79,7 +80,7 @@ class _Steps(Dataset[Prepared | ValueError]):
 def ask(policy: Policy, prepared: Prepared) -> Asked:
     """The same, with the positions that the policy gives to text and images."""
     grid_I3 = prepared.pixels.grid_I3
-    prompts = (policy.prompt(tokens, (image,), grid_I3) for tokens, image in zip(prepared.tokens, prepared.images, strict=True))
+    prompts = (policy.prompt(tokens, images, grid_I3) for tokens, images in zip(prepared.tokens, prepared.images, strict=True))
     return Asked(tuple(prompts), prepared.pixels)
 
 
@@ -123,10 +124,11 @@ def _by_images(examples: Sequence[Example]) -> Iterator[Sequence[Example]]:
     """Neighbours about so many images together; what is asked of one image in a row stays together, so that it is encoded once."""
     first, shown = 0, set[int]()
     for i, example in enumerate(examples):
-        if example.image_id not in shown and len(shown) == _ENCODED_TOGETHER:
+        more = {image.id for image in example.images}
+        if shown and len(shown | more) > _ENCODED_TOGETHER:
             yield examples[first:i]
             first, shown = i, set()
-        shown.add(example.image_id)
+        shown |= more
     if shown:
         yield examples[first:]
 

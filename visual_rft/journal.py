@@ -25,7 +25,7 @@ class Journal:
         """The step's numbers; step 0 is the base model."""
 
     def answers(self, name: str, questions: Sequence[Example], evaluation: Evaluation) -> None:
-        """What an evaluation was answered."""
+        """What an evaluation was answered, and what it asked first."""
 
     def end(self, step: int, summary: Mapping[str, Any], pictures: Sequence[Picture]) -> None:
         """The outcome, after so many steps."""
@@ -60,7 +60,9 @@ class Written(Journal):
         self.console.step(step, metrics)
 
     def answers(self, name: str, questions: Sequence[Example], evaluation: Evaluation) -> None:
-        self.folder.write_answers(name, questions, evaluation.texts)
+        if evaluation.screened:
+            self.folder.write_answers("presence", evaluation.screened)
+        self.folder.write_answers(name, {question.id: text for question, text in zip(questions, evaluation.texts, strict=True)})
         self.console.final_seconds = evaluation.seconds  # of the evaluation that is still to come
 
     def end(self, step: int, summary: Mapping[str, Any], pictures: Sequence[Picture]) -> None:

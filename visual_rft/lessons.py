@@ -9,14 +9,15 @@ import numpy as np
 from numpy.random import Generator, default_rng
 from omegaconf import MISSING
 
-from visual_rft.boxes import xywh_pixels_to_norm1000
+from visual_rft.boxes import whole, xywh_to_xyxy
 from visual_rft.sources.digits import CANVAS, CATEGORIES, Split, scenes
 from visual_rft.tasks import classification, detection, grounding
-from visual_rft.tasks.wording import completion, detection_answer, grounding_answer, thinking
-from visual_rft.vocabulary import Box, Detection, Example
+from visual_rft.tasks.wording import Style, completion, detection_answer, grounding_answer, thinking
+from visual_rft.vocabulary import NORM1000, Box, Detection, Example, Original
 
 # The digits that the base is taught to misname, more often than not: a habit of naming, which few images can mend, as few can that of drawing wide.
 LOOK_ALIKES = {"six": "five", "seven": "one", "eight": "three", "nine": "four"}
+STYLE = Style()  # in the terse wording, in thousandths
 CONFIDENCES = (0.55, 0.65, 0.75, 0.85, 0.95)  # spread, so that GRPO has something to choose from
 
 
@@ -70,7 +71,7 @@ def _detection(index: int, recipe: Recipe, rng: Generator) -> tuple[Example, str
     (image,) = scenes(Split.BASE, 1, seed=recipe.seed, start=index)
     shown = sorted(image.shown)
     asked = sorted(set(CATEGORIES) - set(shown)) if rng.random() < recipe.absent else shown
-    question = detection.example(image, str(rng.choice(asked)))
+    question = detection.example(image, str(rng.choice(asked)), STYLE)
     boxes = sorted(loosen(box, recipe.tightest, recipe.loosest, rng) for box in question.truth.boxes)
     detections = [Detection(box, float(rng.choice(CONFIDENCES))) for box in boxes]
     return question, completion(thinking(question.subject, boxes), detection_answer(detections))
@@ -78,19 +79,19 @@ def _detection(index: int, recipe: Recipe, rng: Generator) -> tuple[Example, str
 
 def _classification(index: int, recipe: Recipe, rng: Generator) -> tuple[Example, str]:
     (image,) = scenes(Split.BASE, 1, seed=recipe.seed, start=index, digits=(1, 1))
-    question = classification.example(image, "digit")
+    question = classification.example(image, "digit", STYLE)
     (annotation,) = image.annotations
     name = annotation.category
     if rng.random() < recipe.careless:
         name = LOOK_ALIKES.get(name, name)
-    boxes = xywh_pixels_to_norm1000([annotation.bbox_xywh], width=CANVAS, height=CANVAS)
+    boxes = whole(xywh_to_xyxy([annotation.bbox_xywh]), of=Original(CANVAS, CANVAS), to=NORM1000)
     return question, completion(thinking(name, boxes), name)
 
 
 def _grounding(index: int, recipe: Recipe, rng: Generator) -> tuple[Example, str]:
     (image,) = scenes(Split.BASE, 1, seed=recipe.seed, start=index, digits=(2, 3))
     instruction = grounding.choose(image, rng)
-    question = grounding.example(image, instruction)
+    question = grounding.example(image, instruction, STYLE)
     (meant,) = (a for a in image.annotations if a.bbox_xywh == instruction.bbox_xywh)
     box = loosen(question.truth.boxes[0], recipe.tightest, recipe.loosest, rng)
     return question, completion(thinking(meant.category, [box]), grounding_answer(box))

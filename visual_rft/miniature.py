@@ -28,9 +28,16 @@ from visual_rft.models.policy import Policy
 from visual_rft.models.processor import Processor
 from visual_rft.sources.digits import CANVAS, CATEGORIES, Split, scenes
 from visual_rft.supervised import supervised_loss
-from visual_rft.tasks import classification, detection, grounding
-from visual_rft.tasks.wording import completion, detection_answer, grounding_answer
-from visual_rft.vocabulary import AnnotatedImage, Detection
+from visual_rft.tasks.wording import (
+    Wording,
+    classification_question,
+    completion,
+    detection_answer,
+    detection_question,
+    grounding_answer,
+    grounding_question,
+)
+from visual_rft.vocabulary import CONTRACT, AnnotatedImage, Detection
 
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>"]
 SPECIAL_TOKENS += ["<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"]
@@ -77,7 +84,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 def _phrases() -> list[str]:
     """What the tokenizer is trained on: the contract in the pieces that should become one token each; no merge crosses a piece's end."""
-    questions = [detection.QUESTION.format(category="one"), classification.QUESTION.format(kind="digit"), *grounding.QUESTION.split("{instruction}")]
+    pointing = grounding_question("{instruction}", Wording.terse_1, CONTRACT).split("{instruction}")
+    questions = [detection_question("one", Wording.terse_1, CONTRACT), classification_question("digit", Wording.terse_1, CONTRACT), *pointing]
     asked = {instruction.text for image in scenes(Split.BASE, 200, seed=0) for instruction in image.instructions}
     places = [f"{row} {column}" for row in ("top", "middle", "bottom") for column in ("left", "center", "right")]
     said = completion(" ", detection_answer([Detection((1, 2, 3, 4), c) for c in CONFIDENCES])) + completion(" ", grounding_answer((1, 2, 3, 4)))

@@ -17,10 +17,9 @@ from tempfile import TemporaryFile
 from typing import ClassVar
 
 from omegaconf import MISSING
-from PIL.Image import Image
 
 from visual_rft import hardware, workload
-from visual_rft.boxes import norm1000_to_pixels
+from visual_rft.boxes import convert
 from visual_rft.config import Job, start
 from visual_rft.hardware import HardwareOptions
 from visual_rft.inference import answer
@@ -33,17 +32,18 @@ from visual_rft.sources.image_file import read_image
 from visual_rft.tasks import classification, detection, grounding
 from visual_rft.tasks.meant import SHOTS, TRAINING, MeantFor
 from visual_rft.tasks.task import TaskOptions
+from visual_rft.tasks.wording import classification_question, detection_question, grounding_question
 from visual_rft.tracking.drawing import draw_answer, save_png
-from visual_rft.vocabulary import Answer, DetectionTruth, Example, Refusal
+from visual_rft.vocabulary import Answer, Box, Contract, DetectionTruth, Example, Frame, Original, Refusal, StoredImage
 
-Parser = Callable[[str], Answer | Refusal]
+Parser = Callable[[str, Contract], Answer | Refusal]
 
 
 @dataclass
 class PredictConfig(MeantFor):
     """`out` is the PNG to write; without it, <name of the image>_answer.png in the current folder."""
 
-    unread_keys: ClassVar[tuple[str, ...]] = (*SHOTS, "task.negatives", "task.novel", "task.present", "task.iou_threshold", *TRAINING)
+    unread_keys: ClassVar[tuple[str, ...]] = (*SHOTS, "task.negatives", "task.trained", "task.present", "task.presence", "task.iou_threshold", *TRAINING)
     unread_keys += ("hardware.decoded_together", "hardware.workers")
     image: str = MISSING
     category: str | None = None
@@ -59,14 +59,16 @@ class PredictConfig(MeantFor):
 def run(job: Job[PredictConfig]) -> None:
     """From an image and a question to the answer, on stdout and drawn."""
     c = job.config
-    subject, question, parsers = ask(c.task, c.category, c.prompt)
     image = read_image(Path(c.image).expanduser())
+    stored = StoredImage.of(0, image)
+    contract = c.task.style(loading.speaks(c.model)).contract(stored)
+    subject, question, parsers = ask(c.task, contract, c.category, c.prompt)
     out = _checked(Path(c.out).expanduser() if c.out else Path(f"{Path(c.image).stem}_answer.png"), Path(c.image).expanduser())
     policy, processor = loading.load(c.model, hardware.prepare(c.hardware, c.seed))
-    asked = Example(id="", image_id=0, image=image, subject=subject, question=question, truth=DetectionTruth(()))
+    asked = Example("", (stored,), subject, question, DetectionTruth(()), contract)
     ((_, completion),) = answer(policy, processor, [asked], max_tokens=c.algorithm.max_completion_tokens, together=1, workers=0)
-    said = read(completion.text, parsers)
-    boxes = [] if isinstance(said, Refusal) else _labelled(image, said, c.category or "")
+    said = read(completion.text, contract, parsers)
+    boxes = [] if isinstance(said, Refusal) else _labelled(said, contract.frame, Original(*image.size), c.category or "")
     caption = f"refused: {said.reason}" if isinstance(said, Refusal) else str(said)
     try:
         save_png(out, draw_answer(image, [box for box, _ in boxes], [label for _, label in boxes], caption))
@@ -78,7 +80,7 @@ def run(job: Job[PredictConfig]) -> None:
     print(json.dumps({"question": question, "completion": completion.text, "answer": plain} | shown))
 
 
-def ask(options: TaskOptions, category: str | None, prompt: str | None) -> tuple[str, str, Sequence[Parser]]:
+def ask(options: TaskOptions, contract: Contract, category: str | None, prompt: str | None) -> tuple[str, str, Sequence[Parser]]:
     """What the question is about, the question, and how its answer may be read, the likeliest way last.
 
     Raises ValueError when the task needs a key that is not there, or has no use for one that is.
@@ -92,13 +94,13 @@ def ask(options: TaskOptions, category: str | None, prompt: str | None) -> tuple
     if category is not None and not isinstance(options, detection.DetectionOptions):
         raise ValueError(f"category={category}: {options.name} asks for no category; {_wanted(options)}")
     if isinstance(options, grounding.GroundingOptions) and prompt is not None:
-        return prompt, grounding.QUESTION.format(instruction=prompt), (own,)
+        return prompt, grounding_question(prompt, options.wording, contract), (own,)
     if prompt is not None:
         return "", prompt, (parse_detection, parse_grounding, own)
     if category is not None:
-        return category, detection.QUESTION.format(category=category), (own,)
+        return category, detection_question(category, options.wording, contract), (own,)
     if isinstance(options, classification.ClassificationOptions):
-        return "", classification.QUESTION.format(kind=options.kind), (own,)
+        return "", classification_question(options.kind, options.wording, contract), (own,)
     raise ValueError(f"nothing is asked: {_wanted(options)}")
 
 
@@ -106,21 +108,21 @@ def _wanted(options: TaskOptions) -> str:
     """What a task takes, as a remedy."""
     match options:
         case detection.DetectionOptions():
-            return f"{options.name} wants category=… ({', '.join(options.categories)}), or a whole question of your own, prompt='…'"
+            return f"{options.name} wants category=… ({', '.join(options.categories or ['any'])}), or a whole question of your own, prompt='…'"
         case grounding.GroundingOptions():
             return f"{options.name} wants what to point at, prompt='the leftmost …'"
     return f"{options.name} needs the image alone, or takes a whole question of your own, prompt='…'"
 
 
-def read(text: str, parsers: Sequence[Parser]) -> Answer | Refusal:
+def read(text: str, contract: Contract, parsers: Sequence[Parser]) -> Answer | Refusal:
     """The answer of the first parser that finds one, else the refusal of the last."""
-    said = [parse(text) for parse in parsers]
+    said = [parse(text, contract) for parse in parsers]
     return next((one for one in said if not isinstance(one, Refusal)), said[-1])
 
 
-def _labelled(image: Image, said: Answer, name: str) -> list[tuple[tuple[float, float, float, float], str]]:
+def _labelled(said: Answer, spoken: Frame, pixels: Frame, name: str) -> list[tuple[Box, str]]:
     """Each box in pixels of the image with what is written at it: what was asked for, and the confidence."""
-    boxes_N4 = norm1000_to_pixels(said.boxes, width=image.width, height=image.height).tolist()
+    boxes_N4 = convert(said.boxes, of=spoken, to=pixels).tolist()
     return [((x1, y1, x2, y2), f"{name} {label}".strip()) for (x1, y1, x2, y2), label in zip(boxes_N4, said.labels, strict=True)]
 
 

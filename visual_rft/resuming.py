@@ -1,6 +1,7 @@
 """Which run `resume=auto` goes on with."""
 
 import fcntl
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -70,6 +71,14 @@ def hold(folder: Path) -> BinaryIO:
     except OSError:  # a file system without locks
         pass
     return file
+
+
+def instead(made: Path, folder: Path) -> Path:
+    """`folder`, and without the empty one that Hydra made for this job."""
+    if made not in (folder, Path.cwd()):
+        with suppress(OSError):  # something is in it, so it is the user's
+            made.rmdir()
+    return folder
 
 
 def _config_of(folder: Path) -> str:

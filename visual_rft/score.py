@@ -5,7 +5,7 @@
 
 In: {"completion": text, "solution": text} a line; a solution is written as a right answer is, tags or not. Out, on stdout: the same lines, with
 `reward` (the weighted total), `rewards` (each part), `answer`, `refused` (null or the reason) in place of any that were there. Nothing is printed
-before every line is scored.
+before every line is scored. Boxes are in thousandths of each axis.
 """
 
 import json
@@ -25,13 +25,14 @@ from visual_rft.rewards.options import RewardOptions
 from visual_rft.sources.jsonl import Line, read_lines, read_text
 from visual_rft.tasks.meant import SHOTS, MeantFor
 from visual_rft.tasks.task import Task, TaskOptions
+from visual_rft.vocabulary import Contract
 
 
 @dataclass
 class ScoreConfig(MeantFor):
     """`completions`: a file of JSON lines, or - for stdin. Neither a model nor data are read."""
 
-    unread_keys: ClassVar = (*SHOTS, "task.negatives", "task.novel", "task.present")
+    unread_keys: ClassVar = (*SHOTS, "task.negatives", "task.trained", "task.present", "task.presence", "task.wording")
     task: TaskOptions = MISSING
     rewards: RewardOptions = MISSING
     completions: str = MISSING
@@ -40,20 +41,20 @@ class ScoreConfig(MeantFor):
 def run(job: Job[ScoreConfig]) -> None:
     """From a file of completions to the same lines, scored."""
     c = job.config
-    task = workload.task(c.task, c.rewards)
+    task, contract = workload.task(c.task, c.rewards), Contract(thinking=c.task.thinking)
     lines = read_lines(c.completions, read_text(c.completions), ("completion", "solution"))
-    scored = [line.values | score(task, line) for line in lines]
+    scored = [line.values | score(task, line, contract) for line in lines]
     _print([json.dumps(one, allow_nan=False) for one in scored])
     print(summary(scored), file=sys.stderr)
 
 
-def score(task: Task, line: Line) -> dict[str, Any]:
-    """What one completion earned. Raises ValueError when its solution cannot be read."""
+def score(task: Task, line: Line, contract: Contract) -> dict[str, Any]:
+    """What one completion earned, by its contract. Raises ValueError when its solution cannot be read."""
     try:
         truth = task.solution(line.values["solution"])
     except ValueError as error:
         raise ValueError(f"{line.place}: {error}; write `solution` as a right answer is written") from error
-    reward = task.score(line.values["completion"], truth)
+    reward = task.score(line.values["completion"], truth, contract)
     return {
         "reward": task.total(reward),
         "rewards": dict(reward.parts),

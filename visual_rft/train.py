@@ -11,8 +11,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,27 +28,24 @@ from visual_rft.algorithm import AlgorithmOptions
 from visual_rft.checkpoint import CheckpointOptions, Checkpoints, check_room, newest, note
 from visual_rft.config import Job, start
 from visual_rft.distributed import Preempted, interruptible
-from visual_rft.evaluation import Evaluation, evaluate, gallery, judge, outcome
+from visual_rft.evaluation import Asker, Evaluation, evaluate, gallery, judge, outcome, until
 from visual_rft.hardware import HardwareOptions
 from visual_rft.inference import answer
 from visual_rft.journal import Journal, Written
 from visual_rft.models import loading
 from visual_rft.models.loading import ModelOptions
-from visual_rft.resuming import Resume, find_run, hold, is_finished
+from visual_rft.resuming import Resume, find_run, hold, instead, is_finished
 from visual_rft.rewards.options import RewardOptions
 from visual_rft.sources import predictions
 from visual_rft.sources.few_shot import fingerprint
 from visual_rft.sources.jsonl import read_text
 from visual_rft.sources.options import DataOptions
-from visual_rft.tasks.task import TaskOptions
+from visual_rft.tasks.task import Exam, TaskOptions
 from visual_rft.tracking.console import Console, print_table, score_rows, sweep_row
 from visual_rft.tracking.loggers import SCHEMAS, LoggerOptions, open_logger
-from visual_rft.tracking.runfolder import RunFolder, environment
+from visual_rft.tracking.runfolder import KeptAnswers, RunFolder, environment
 from visual_rft.trainer import Step, Trainer
-from visual_rft.vocabulary import Completion, Example
-
-Asker = Callable[[Sequence[Example]], Iterable[tuple[int, Completion]]]
-
+from visual_rft.vocabulary import Example
 
 @dataclass
 class TrainConfig:
@@ -85,7 +82,7 @@ def run(job: Job[TrainConfig]) -> Path:
     if interrupted and is_finished(interrupted):
         if world.is_first:
             print(f"{interrupted}: this run has finished; nothing is left to do", file=sys.stderr)
-        return _instead(job.folder, interrupted)
+        return instead(job.folder, interrupted)
     with ExitStack() as held:  # the run's folder, on the first rank, until the run ends
         if interrupted:
             world.first(lambda: _hold(interrupted, held))
@@ -99,24 +96,25 @@ def _hold(folder: Path, held: ExitStack) -> None:
 def _train(job: Job[TrainConfig], interrupted: Path | None, held: ExitStack) -> Path:
     c, world, started = job.config, job.world, time.perf_counter()
     task = workload.task(c.task, c.rewards)
-    examples, questions = world.each(lambda: (workload.train_examples(c.task, c.data), workload.test_questions(c.task, c.data)))
+    speaks = world.each(lambda: loading.speaks(c.model))
+    examples, exam = world.each(lambda: (workload.train_examples(c.task, c.data, speaks), workload.test_exam(c.task, c.data, speaks)))
     machine = hardware.prepare(c.hardware, c.seed, world)
     models = policies.load(c.model, c.hardware, machine, world, with_reference=c.algorithm.kl.coefficient > 0)
     trainer = Trainer(models, task, c.algorithm, c.hardware, world)
     trainer.check_rollout(examples[:2], c.seed)
-    facts = environment(str(models.speaker.device), {"train": fingerprint(examples), "test": fingerprint(questions)})
+    facts = environment(str(models.speaker.device), {"train": fingerprint(examples), "test": fingerprint(exam.questions)})
     saved = trainer.tensors() if c.checkpoint.every else models.whole_weights()
     world.first(lambda: check_room((interrupted or job.folder) / "checkpoints", c.checkpoint, saved))
-    folder = RunFolder(_instead(job.folder, interrupted)) if interrupted else world.first(lambda: _create(job, facts, held))
+    folder = RunFolder(instead(job.folder, interrupted)) if interrupted else world.first(lambda: _create(job, facts, workload.split(c.task, examples), held))
     points = Points(trainer, folder, c.checkpoint, loading.beside_weights(c.model.path))
     if interrupted:
         started -= go_on(trainer, folder, facts)
 
     with told(job, folder) as journal, interruptible() as is_asked_to_stop:
         if trainer.progress.steps:
-            before = recall(trainer, questions, folder)
+            before = recall(trainer, exam, folder)
         else:
-            before = examine(trainer, questions, journal, "before", is_asked_to_stop)
+            before = examine(trainer, exam, folder, journal, "before", is_asked_to_stop)
             journal.metrics(0, before.metrics())
         for step in trainer.run(examples, steps=c.steps, prompts_per_step=c.prompts_per_step, learning_rate=c.model.learning_rate, seed=c.seed):
             journal.rollouts(step)
@@ -124,18 +122,19 @@ def _train(job: Job[TrainConfig], interrupted: Path | None, held: ExitStack) -> 
                 journal.metrics(step.number, step.metrics)
                 points.after(step, journal, stop=world.any(is_asked_to_stop()))
         points.at_the_end(step)
-        after = examine(trainer, questions, journal, "after")
+        after = examine(trainer, exam.knowing(before.screened), folder, journal, "after")
         journal.metrics(c.steps, step.metrics | after.metrics())
         points.checkpoints.settle(wait=True)
         cost = {"steps": c.steps, "seed": c.seed, "seconds": round(time.perf_counter() - started, 1)}
-        summary = {"task": c.task.name, "model": c.model.name} | outcome(before, after) | {"questions": len(questions)} | cost
-        journal.end(c.steps, summary, gallery(questions, {"before": before, "after": after}, c.logger.report_images))
+        summary = {"task": c.task.name, "model": c.model.name} | outcome(before, after) | {"questions": len(exam.questions)} | cost
+        journal.end(c.steps, summary, gallery(exam.questions, {"before": before, "after": after}, c.logger.report_images))
     return folder.path
 
 
-def _create(job: Job[TrainConfig], facts: Mapping[str, Any], held: ExitStack) -> RunFolder:
+def _create(job: Job[TrainConfig], facts: Mapping[str, Any], split: Mapping[str, Any], held: ExitStack) -> RunFolder:
     folder = RunFolder.create(job.folder, job.yaml, facts)
     _hold(folder.path, held)
+    folder.write_json("split.json", split)
     return folder
 
 
@@ -181,35 +180,33 @@ def told(job: Job[TrainConfig], folder: RunFolder) -> Iterator[Journal]:
 
 
 def examine(
-    trainer: Trainer, questions: Sequence[Example], journal: Journal, name: str, is_asked_to_stop: Callable[[], bool] = lambda: False
+    trainer: Trainer, exam: Exam, folder: RunFolder, journal: Journal, name: str, is_asked_to_stop: Callable[[], bool] = lambda: False
 ) -> Evaluation:
-    """Asks the policy, as it is now, every test question. Raises Preempted on every rank when one of them is asked to stop."""
+    """Asks the policy, as it is now, every test question. Raises Preempted on every rank when one of them is asked to stop; the answers so far are
+    kept."""
+    world = trainer.world
     tokens, together, workers = trainer.algorithm.max_completion_tokens, trainer.hardware.decoded_together, trainer.hardware.workers
     ask = partial(answer, trainer.speaker, trainer.processor, max_tokens=tokens, together=together, workers=workers)
-    with journal.stage(f"evaluate {name}", len(trainer.world.share(len(questions)))) as advance:
-        evaluation = evaluate(trainer.task, questions, _until(is_asked_to_stop, ask), advance, trainer.world)
-    if trainer.world.any(is_asked_to_stop()):
-        raise Preempted(f"stopped by a signal in the evaluation {name}; the same command with resume=auto begins with it")
-    journal.answers(name, questions, evaluation)
+    with journal.stage(f"evaluate {name}", len(world.share(exam.asked_at_most))) as advance:
+        evaluation = evaluate(trainer.task, exam, until(is_asked_to_stop, ask), advance, KeptAnswers(folder, name, world.rank), world)
+    journal.answers(name, exam.questions, evaluation)
     return evaluation
 
 
-def _until(is_asked_to_stop: Callable[[], bool], ask: Asker) -> Asker:
-    """The same answers, up to a signal."""
-
-    def answers(questions: Sequence[Example]) -> Iterator[tuple[int, Completion]]:
-        for answered in ask(questions):
-            yield answered
-            if is_asked_to_stop():
-                return
-
-    return answers
-
-
-def recall(trainer: Trainer, questions: Sequence[Example], folder: RunFolder) -> Evaluation:
+def recall(trainer: Trainer, exam: Exam, folder: RunFolder) -> Evaluation:
     """The evaluation of the base model that an interrupted run has made already."""
-    started, file = time.perf_counter(), str(folder.path / "answers_before.jsonl")
-    return trainer.world.first(lambda: judge(trainer.task, questions, predictions.completions(file, read_text(file), questions), started))
+    started = time.perf_counter()
+
+    def recorded(name: str, questions: Sequence[Example]) -> list[str]:
+        file = str(folder.path / f"answers_{name}.jsonl")
+        return predictions.completions(file, read_text(file), questions)
+
+    def judged() -> Evaluation:
+        first = exam.screening.questions if exam.screening else ()
+        screened = {one.id: text for one, text in zip(first, recorded("presence", first) if first else (), strict=True)}
+        return judge(trainer.task, exam, recorded("before", exam.questions), started, screened)
+
+    return trainer.world.first(judged)
 
 
 def go_on(trainer: Trainer, folder: RunFolder, facts: Mapping[str, Any]) -> float:
@@ -224,10 +221,7 @@ def go_on(trainer: Trainer, folder: RunFolder, facts: Mapping[str, Any]) -> floa
 
 
 def _rewind(folder: RunFolder, step: int, facts: Mapping[str, Any]) -> None:
-    began = folder.write_environment(facts)
-    changed = [name for name, fingerprint in facts["data"].items() if began.get("data", {}).get(name, fingerprint) != fingerprint]
-    if changed:
-        raise ValueError(f"{folder.path}: its {' and '.join(changed)} data are other ones than when it began; put them back, or begin another run")
+    folder.same_data(facts)
     folder.rewind(step)
     print(f"{folder.path}: goes on after step {max(step, 0)}", file=sys.stderr)
 
@@ -239,14 +233,6 @@ def _read(checkpoint: Path, trainer: Trainer) -> dict[str, int]:
     except (OSError, RuntimeError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{checkpoint}: damaged; delete it to go on from the one before it") from error
     return noted
-
-
-def _instead(made: Path, folder: Path) -> Path:
-    """`folder`, and without the empty one that Hydra made for this job."""
-    if made not in (folder, Path.cwd()):
-        with suppress(OSError):  # something is in it, so it is the user's
-            made.rmdir()
-    return folder
 
 
 def conclude(folders: Sequence[Path], sweep: bool) -> None:

@@ -14,7 +14,7 @@ from visual_rft.sources.jsonl import read_text
 from visual_rft.sources.options import DataOptions
 from visual_rft.sources.predictions import completions
 from visual_rft.sources.rows import Row
-from visual_rft.sources.split_file import read_split
+from visual_rft.sources.split_file import read_split, split_of
 from visual_rft.tasks import classification, detection, grounding
 from visual_rft.tasks.presence import Present
 from visual_rft.tasks.task import Exam, Task, TaskOptions
@@ -83,6 +83,11 @@ def test_exam(options: TaskOptions, data: DataOptions, speaks: Speaks) -> Exam:
         return exam
     asked = exam.screening.questions
     return exam.knowing({one.id: text for one, text in zip(asked, completions(file, read_text(file), asked), strict=True)})
+
+
+def split(options: TaskOptions, examples: Sequence[Example]) -> dict[str, Any]:
+    """The split that the training examples are, to be published and given back as `task.split`."""
+    return split_of(examples, {"task": options.name, "shots": options.shots, "seed": options.split_seed})
 
 
 def training_data(data: DataOptions, seed: int, findings: Findings) -> ImageSet | RowSet:

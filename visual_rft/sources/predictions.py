@@ -1,21 +1,22 @@
 """Answers that were given elsewhere, read from a file: one to each question of an evaluation, in any order.
 
     completions    {"example": id, "completion": text} a line, as `answers_after.jsonl` of a run folder
-    COCO results   [{"image_id": 3, "category": "seven", "bbox": [x, y, width, height], "score": 0.9}, …] in pixels of the image; or `category_id`,
-                   which counts task.categories from 1. What nothing was predicted for is an empty answer
+    COCO results   [{"image_id": 3, "category_id": 17, "bbox": [x, y, width, height], "score": 0.9}, …] in pixels of the image, with the data's own
+                   numbers of categories; or `category`, a name
 
 Axes: N boxes.
 """
 
-from collections.abc import Container, Sequence
+from collections import Counter
+from collections.abc import Container, Mapping, Sequence
 from sys import float_info
 from typing import Any, TypeGuard
 
-from visual_rft.boxes import xywh_to_xyxy
+from visual_rft.metrics.average_precision import FoundBox
 from visual_rft.sources.jsonl import read_lines, strict_json
-from visual_rft.vocabulary import Detection, DetectionAnswer, Example
+from visual_rft.vocabulary import Example
 
-COCO_FORM = '[{"image_id": 3, "category": "name", "bbox": [x, y, width, height], "score": 0.9}, …]'
+COCO_FORM = '[{"image_id": 3, "category_id": 17, "bbox": [x, y, width, height], "score": 0.9}, …]'
 
 Row = dict[str, Any]
 
@@ -43,57 +44,65 @@ def completions(file: str, text: str, questions: Sequence[Example]) -> list[str]
     return [given[question.id] for question in questions]
 
 
-def coco_results(file: str, text: str, questions: Sequence[Example], categories: Sequence[str]) -> list[DetectionAnswer]:
-    """The boxes given for each question, unrounded and unclipped, as COCO's own evaluation takes them.
+def coco_results(
+    file: str, text: str, images: Container[int], category_ids: Mapping[str, int], categories: Sequence[str]
+) -> tuple[list[FoundBox], Counter[str]]:
+    """The boxes of the tested `categories`, unrounded and unclipped, as COCO's own evaluation takes them; and how many there are of each other
+    category that the data name, which do not count.
 
-    ValueError, naming file and row, for another form, a box without area, or an image or category that is not asked about.
+    ValueError, naming file and row, for another form, a box without area, or an image or category that the data do not know.
     """
     rows = strict_json(text, file, f"write {COCO_FORM}")
-    found: dict[tuple[int, str], list[Detection]] = {(question.image_id, question.subject): [] for question in questions}
-    sizes = {question.image_id: question.image.size for question in questions}
+    names = {number: name for name, number in category_ids.items()}
+    wanted, others = set(categories), Counter[str]()
+    found: list[FoundBox] = []
     for number, row in enumerate(rows, start=1):
         try:
-            image, category = _asked(row, categories, sizes.keys(), found.keys())
-            found[image, category].append(_detection(row, sizes[image]))
+            one = _found(row, images, category_ids, names)
         except ValueError as fault:
             raise ValueError(f"{file}, row {number}: {fault}") from fault
-    return [DetectionAnswer(tuple(found[question.image_id, question.subject])) for question in questions]
+        if one.category in wanted:
+            found.append(one)
+        else:
+            others[one.category] += 1
+    return found, others
 
 
-def _asked(row: Row, categories: Sequence[str], images: Container[int], pairs: Container[tuple[int, str]]) -> tuple[int, str]:
+def as_coco(one: FoundBox, category_ids: Mapping[str, int]) -> Row:
+    """A box as a row of COCO results."""
+    return {"image_id": one.image_id, "category_id": category_ids[one.category], "bbox": list(one.bbox_xywh), "score": one.score}
+
+
+def _found(row: Row, images: Container[int], category_ids: Mapping[str, int], names: Mapping[int, str]) -> FoundBox:
     if not isinstance(row, dict):
         raise ValueError(f"not an object; write {COCO_FORM}")
-    image, category = row.get("image_id"), _category(row, categories)
+    image, bbox, score = row.get("image_id"), row.get("bbox"), row.get("score")
     if type(image) is not int or image not in images:
         raise ValueError(f"image_id {_short(image)} is no image of this evaluation; give the data the boxes were predicted on")
-    if (image, category) not in pairs:
-        raise ValueError(f"image {image} is not asked about {category!r}; leave the row out, or ask every image about all, task.present=all")
-    return image, category
-
-
-def _category(row: Row, categories: Sequence[str]) -> str:
-    name, number = row.get("category"), row.get("category_id")
-    if (name is None) == (number is None):
-        raise ValueError(f"needs one of `category`, a name, and `category_id`, 1 to {len(categories)}; write {COCO_FORM}")
-    if number is not None and (type(number) is not int or not 1 <= number <= len(categories)):
-        raise ValueError(f"category_id {_short(number)}: must be 1 to {len(categories)}, which counts task.categories: {', '.join(categories)}")
-    if name is not None and name not in categories:
-        raise ValueError(f"category {_short(name)}: must be one of task.categories: {', '.join(categories)}")
-    return str(name) if number is None else categories[number - 1]
-
-
-def _detection(row: Row, size: tuple[int, int]) -> Detection:
-    """In norm1000, unrounded."""
-    bbox, score = row.get("bbox"), row.get("score")
+    category = _category(row, category_ids, names)
     if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox)):
         raise ValueError(f"bbox {_short(bbox)}: must be four finite numbers, [x, y, width, height] in pixels")
     if not _is_number(score) or not 0 <= score <= 1:
         raise ValueError(f"score {_short(score)}: must be a number from 0 to 1")
-    width, height = size
-    x1, y1, x2, y2 = (xywh_to_xyxy([bbox])[0] / (width, height, width, height) * 1000).tolist()
-    if not (x1 < x2 and y1 < y2 and (x2 - x1) * (y2 - y1) > 0):
+    x, y, width, height = map(float, bbox)
+    if not (width > 0 and height > 0 and width * height > 0):
         raise ValueError(f"bbox {_short(bbox)}: has no area; its width and height must be positive")
-    return Detection((x1, y1, x2, y2), float(score))
+    return FoundBox(image, category, (x, y, width, height), float(score))
+
+
+def _category(row: Row, category_ids: Mapping[str, int], names: Mapping[int, str]) -> str:
+    name, number = row.get("category"), row.get("category_id")
+    if (name is None) == (number is None):
+        raise ValueError(f"needs one of `category_id`, a number of the data, and `category`, a name; write {COCO_FORM}")
+    if number is not None and (type(number) is not int or number not in names):
+        raise ValueError(f"category_id {_short(number)}: the data number their categories {_some(sorted(names))}")
+    if name is not None and (not isinstance(name, str) or name not in category_ids):
+        raise ValueError(f"category {_short(name)}: the data name {_some(list(category_ids))}")
+    return str(name) if number is None else names[number]
+
+
+def _some(values: Sequence[object], most: int = 12) -> str:
+    return ", ".join(map(str, values[:most])) + (f" and {len(values) - most} more" if len(values) > most else "")
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

@@ -92,6 +92,11 @@ class Exam:
     screening: Screening | None = None
     boxes: "BoxExam | None" = None
 
+    @property
+    def asked_at_most(self) -> int:
+        """How many questions, what is asked first included."""
+        return len(self.questions) + (len(self.screening.questions) if self.screening else 0)
+
     def knowing(self, screened: Mapping[str, str]) -> "Exam":
         """The same exam, whose screening need not be asked again."""
         return replace(self, screening=replace(self.screening, known=screened)) if self.screening else self

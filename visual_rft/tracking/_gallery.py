@@ -60,7 +60,7 @@ def _drawn(picture: Picture, name: str, kind: str) -> str:
     """The true boxes, and over them the answer's with their labels."""
     width, height = frame(picture.image)
     truth, answer = picture.truth.boxes, picture.answers[name]
-    boxes = boxes_svg(truth, [""] * len(truth), kind="truth", width=width, height=height)
+    boxes = boxes_svg(truth, [""] * len(truth), kind="truth", of=picture.frame, width=width, height=height)
     if isinstance(answer, Refusal):
         return boxes
-    return boxes + boxes_svg(answer.boxes, labels(answer, truth), kind=kind, width=width, height=height)
+    return boxes + boxes_svg(answer.boxes, labels(answer, truth), kind=kind, of=picture.frame, width=width, height=height)

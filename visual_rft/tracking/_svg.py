@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from html import escape
 from itertools import groupby
 
-import numpy as np
 from PIL.Image import Image
 
-from visual_rft.boxes import norm1000_to_pixels
+from visual_rft.boxes import convert
 from visual_rft.tracking._format import number
-from visual_rft.vocabulary import Box
+from visual_rft.vocabulary import Box, Frame
 
 Points = Sequence[tuple[int, float | None]]  # step, value
 
@@ -78,9 +77,9 @@ def picture_again_svg(image: Image, picture_id: str, boxes: str) -> str:
     return f'<svg class="picture" viewBox="0 0 {width} {height}"><use href="#{picture_id}"/>{boxes}</svg>'
 
 
-def boxes_svg(boxes_N: Sequence[Box], labels_N: Sequence[str], *, kind: str, width: int, height: int) -> str:
-    """A rectangle of CSS class `kind` for each norm1000 box, in a frame of `width` × `height`, with its label at a top corner."""
-    corners_N4 = norm1000_to_pixels(np.array(boxes_N, dtype=np.float64).reshape(-1, 4), width=width, height=height)
+def boxes_svg(boxes_N: Sequence[Box], labels_N: Sequence[str], *, kind: str, of: Frame, width: int, height: int) -> str:
+    """A rectangle of CSS class `kind` for each box, which is in the frame `of`, in a picture of `width` × `height`, with its label at a top corner."""
+    corners_N4 = convert(boxes_N, of=of, to=Frame(width, height))
     return "".join(
         f'<rect class="{kind}" x="{x1:.1f}" y="{y1:.1f}" width="{x2 - x1:.1f}" height="{y2 - y1:.1f}"/>'
         # The label runs towards the middle, where the frame has room for it.

@@ -6,18 +6,20 @@ from dataclasses import dataclass
 from PIL.Image import Image
 
 from visual_rft.boxes import iou_matrix
-from visual_rft.vocabulary import Answer, Box, Refusal, Truth
+from visual_rft.vocabulary import NORM1000, Answer, Box, Frame, Refusal, Truth
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One question about an image, its truth, and by name (before, after, …) the answers to it and the completions that hold them."""
+    """One question about an image, its truth, and by name (before, after, …) the answers to it and the completions that hold them; boxes of all of them
+    are in `frame`."""
 
     image: Image
     question: str
     truth: Truth
     answers: Mapping[str, Answer | Refusal]
     texts: Mapping[str, str]
+    frame: Frame = NORM1000
 
 
 def ious(answer: Answer, truth: Sequence[Box]) -> list[float]:

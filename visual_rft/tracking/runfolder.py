@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from visual_rft.vocabulary import Example, Group, Reward
+from visual_rft.vocabulary import Group, Reward
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class RunFolder:
         for number, checkpoint in saved_steps(self.checkpoints).items():
             if number > step:
                 shutil.rmtree(checkpoint)
+        self.forget_answers("after")  # of a policy that is trained again
         for batch in (self.path / "skipped").glob("step_[0-9]*.pt"):
             if int(batch.stem.removeprefix("step_")) > step:
                 batch.unlink()
@@ -92,19 +93,37 @@ class RunFolder:
         except ValueError as error:
             raise ValueError(f"{file}: not JSON ({error}); delete it") from error
 
+    def same_data(self, environment: Mapping[str, Any]) -> None:
+        """Raises ValueError when the run began with other data than `environment` says."""
+        began = self.write_environment(environment).get("data", {})
+        changed = [name for name, fingerprint in environment["data"].items() if began.get(name, fingerprint) != fingerprint]
+        if changed:
+            raise ValueError(f"{self.path}: its {' and '.join(changed)} data are other ones than when it began; put them back, or begin another run")
+
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """The outcome -> `summary.json`; that it exists says that the run finished."""
-        write_atomically(self.path / "summary.json", _json(summary, indent=2) + "\n")
+        self.write_json("summary.json", summary)
 
     def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one line: `step`, then the keys in order. JSON has no NaN or infinity: they become null."""
         assert "step" not in metrics, "step is the first argument"
         self._append("metrics.jsonl", [{"step": step} | {key: float(metrics[key]) for key in sorted(metrics)}])
 
-    def write_answers(self, name: str, examples: Sequence[Example], texts: Sequence[str]) -> None:
-        """The completions of one evaluation -> `answers_<name>.jsonl`, one line a question."""
-        lines = (_json({"example": e.id, "completion": text}) for e, text in zip(examples, texts, strict=True))
+    def write_answers(self, name: str, answers: Mapping[str, str]) -> None:
+        """The completions of one evaluation, by the id of their question -> `answers_<name>.jsonl`, one line a question. What was kept of them before
+        goes."""
+        lines = (_json({"example": question, "completion": text}) for question, text in answers.items())
         write_atomically(self.path / f"answers_{name}.jsonl", "".join(line + "\n" for line in lines))
+        self.forget_answers(name)
+
+    def forget_answers(self, name: str) -> None:
+        """Those that were kept while the evaluation went on."""
+        for part in self.path.glob(f".answers_{name}.*.jsonl"):
+            part.unlink()
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Any further file of the run."""
+        write_atomically(self.path / name, _json(value, indent=2) + "\n")
 
     def log_rollouts(self, step: int, records: Iterable[Mapping[str, Any]]) -> None:
         """Append one line a record (see `rollout_records`), `step` first; non-finite numbers become null."""
@@ -131,10 +150,45 @@ class RunFolder:
         # so by the count alone.
         lines = "".join(_json(record) + "\n" for record in records).encode("ascii")
         with open(self.path / name, "ab", buffering=0) as file:
-            before = file.tell()
-            if file.write(lines) < len(lines):
-                file.truncate(before)
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path / name))
+            _write_whole(file, lines)
+
+
+class KeptAnswers:
+    """The answers of an evaluation that goes on, a file for each rank, so that one which is interrupted need not ask again (`evaluation.Answers`).
+
+    `known` is called on the first rank, before any other keeps its first.
+    """
+
+    def __init__(self, folder: RunFolder, name: str, rank: int) -> None:
+        self.folder, self.name = folder, name
+        self._path = folder.path / f".answers_{name}.{rank}.jsonl"
+        self._file: io.FileIO | None = None
+
+    def known(self) -> dict[str, str]:
+        """By the id of the question. They are put into one file, since the last line of another may be a half."""
+        parts = sorted(self.folder.path.glob(f".answers_{self.name}.*.jsonl"))
+        found = {line["example"]: line["completion"] for part in parts for line in self.folder._lines(part.name)}
+        if found:
+            lines = "".join(_json({"example": question, "completion": text}) + "\n" for question, text in found.items())
+            write_atomically(self.folder.path / f".answers_{self.name}.known.jsonl", lines)
+        for part in parts:
+            if not part.name.endswith(".known.jsonl"):
+                part.unlink()
+        return found
+
+    def keep(self, question: str, text: str) -> None:
+        """Append a line."""
+        if self._file is None:
+            self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115  # closed with the evaluation
+        _write_whole(self._file, (_json({"example": question, "completion": text}) + "\n").encode("ascii"))
+
+
+def _write_whole(file: io.FileIO, lines: bytes) -> None:
+    """One write, at the end of the file. Raises OSError, with nothing written, where there is no room."""
+    before = file.tell()
+    if file.write(lines) < len(lines):
+        file.truncate(before)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file.name))
 
 
 def saved_steps(checkpoints: Path) -> dict[int, Path]:

@@ -12,8 +12,9 @@ from typing import Any, Literal
 
 import wandb
 
+from visual_rft.boxes import convert
 from visual_rft.tracking.pictures import Picture, ious, labels
-from visual_rft.vocabulary import Answer, Box, Refusal
+from visual_rft.vocabulary import Answer, Box, Frame, Refusal
 
 INIT_SECONDS = 20.0  # to reach the server when the run starts; after it the run is offline
 FINISH_SECONDS = 120.0  # to send what is left when the run ends; after it the rest stays on disk
@@ -128,13 +129,13 @@ def _rollouts_table(step: int, records: Sequence[Mapping[str, Any]]) -> wandb.Ta
 def _image(picture: Picture) -> wandb.Image:
     """The image under its layers of boxes, `truth` and one an answer; the words are in the caption."""
     truth = picture.truth
-    layers = {"truth": _layer(0, "truth", truth.boxes, [{"box_caption": "truth"} for _ in truth.boxes])}
+    layers = {"truth": _layer(0, "truth", _shares(truth.boxes, picture.frame), [{"box_caption": "truth"} for _ in truth.boxes])}
     words = [picture.question, f"truth: {truth}" if str(truth) else ""]
     for number, (name, answer) in enumerate(picture.answers.items(), start=1):
         if isinstance(answer, Refusal):
             words.append(f"{name}: refused, {answer.reason}")
             continue
-        layers[name] = _layer(number, name, answer.boxes, _labelled(answer, truth.boxes))
+        layers[name] = _layer(number, name, _shares(answer.boxes, picture.frame), _labelled(answer, truth.boxes))
         words.append(f"{name}: {answer}" if str(answer) else "")
     return wandb.Image(picture.image, caption=_text("\n".join(filter(None, words))), boxes=layers)
 
@@ -144,11 +145,17 @@ def _labelled(answer: Answer, truth: Sequence[Box]) -> list[dict[str, Any]]:
     return [{"box_caption": label, "scores": {"IoU": iou}} for label, iou in zip(labels(answer, truth), ious(answer, truth), strict=True)]
 
 
-def _layer(number: int, name: str, norm1000_N: Sequence[Box], labels_N: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Boxes under one switch and in one colour, as wandb wants them: corners as shares of the image."""
+def _shares(boxes_N: Sequence[Box], of: Frame) -> list[list[float]]:
+    """Corners as shares of the image, as wandb wants them."""
+    shares: list[list[float]] = convert(boxes_N, of=of, to=Frame(1, 1)).tolist()
+    return shares
+
+
+def _layer(number: int, name: str, shares_N: Sequence[Sequence[float]], labels_N: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Boxes under one switch and in one colour."""
     data = [
-        {"position": {"minX": x1 / 1000, "minY": y1 / 1000, "maxX": x2 / 1000, "maxY": y2 / 1000}, "class_id": number, **label}
-        for (x1, y1, x2, y2), label in zip(norm1000_N, labels_N, strict=True)
+        {"position": {"minX": x1, "minY": y1, "maxX": x2, "maxY": y2}, "class_id": number, **label}
+        for (x1, y1, x2, y2), label in zip(shares_N, labels_N, strict=True)
     ]
     return {"box_data": data, "class_labels": {number: name}}
 
