@@ -28,7 +28,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class TruthBox:
-    """One label. `area` is that of the object, which decides its size, not that of its box; a crowd is no object to find, yet boxes in it are free."""
+    """One label. `area`, the object's and not its box's, decides its size. A crowd is no object to find, but boxes in it are free."""
 
     image_id: int
     category: str
@@ -90,8 +90,8 @@ def lvis_average_precision(
 
     Its rules in their order: an image keeps its 300 best detections, whatever their categories; one of a category that is neither labelled in its
     image nor verified absent from it is dropped; one that matches no label is ignored where its category is labelled in part. The rest is COCO's:
-    equal where all is labelled or verified absent, and no cap bites. AP of rare, common and frequent categories are means over `by_category`.
-    ValueError on a category given twice.
+    equal, but for rounding, where all is labelled or verified absent and no cap bites. AP of rare, common and frequent categories are means over
+    `by_category`. Equal scores rank as in `coco_average_precision`, at the cap as given. ValueError on a category given twice.
     """
 
     def evaluation(truths: Sequence[TruthBox], detections: Sequence[FoundBox]) -> Floats:
