@@ -2,20 +2,46 @@
 
 import hashlib
 import io
+import struct
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
+from PIL.Image import Transpose
+from PIL.PngImagePlugin import PngImageFile
 
 from visual_rft.vocabulary import StoredImage
 
 MOST_ELONGATED = 200  # Qwen2-VL's image processor takes nothing longer, as a ratio of the sides
 WHOLE = "give a whole image file, such as a PNG or a JPEG"
-ORIENTATION = 0x0112  # EXIF's tag
+TURNED = "turned by EXIF"
+NOT_TURNED = "EXIF rotation not applied: the labels are on the stored pixels"
+
+ORIENTATION = 0x0112  # EXIF's tag, and what a viewer does for each of its values but 1
+TURNS = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
+INVERSE = {Transpose.ROTATE_90: Transpose.ROTATE_270, Transpose.ROTATE_270: Transpose.ROTATE_90}  # the others are their own
+ACROSS = (Transpose.TRANSPOSE, Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90)  # width becomes height
+
 TRANSPARENT = ("RGBA", "LA", "PA", "La", "RGBa")
+KINDS = {"L": "grey", "1": "grey", "P": "palette", "CMYK": "CMYK", "YCbCr": "YCbCr", "LAB": "LAB", "HSV": "HSV"}
+# What PIL's readers of formats raise at bytes that are no image, or are one in parts (RuntimeError is AVIF's).
+DAMAGED = (
+    *(OSError, SyntaxError, ValueError, EOFError, RuntimeError, LookupError, TypeError, OverflowError),
+    *(struct.error, zlib.error, Image.DecompressionBombError),
+)
 
 Size = tuple[int, int]
 
@@ -26,6 +52,14 @@ class Opened:
 
     pixels: Image.Image
     handled: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Header:
+    """The (width, height) of an image as a viewer shows it, and whether its EXIF has it turned for that."""
+
+    size: Size
+    turned: bool
 
 
 def read_image(path: Path) -> Image.Image:
@@ -48,15 +82,27 @@ def stored_file(id: int, path: Path, name: str, size: Size, remedy: str) -> Stor
 
 def stored_bytes(id: int, name: str, load: Callable[[], bytes], size: Size, remedy: str) -> StoredImage:
     """An image inside another file, such as a row of a parquet, whose bytes `load` gives."""
-    return StoredImage(id, name, size, lambda: open_image(name, load, size, remedy).pixels, lambda: hashlib.sha256(load()).hexdigest())
+
+    def digest() -> str:
+        with _explained(name, remedy):
+            return hashlib.sha256(load()).hexdigest()
+
+    return StoredImage(id, name, size, lambda: open_image(name, load, size, remedy).pixels, digest)
 
 
 def shown_size(name: str, load: Callable[[], bytes], remedy: str) -> Size:
     """(width, height) of an image as a viewer shows it, from its header alone. Raises ValueError where there is none, or it is too elongated."""
-    with _explained(name, remedy), Image.open(io.BytesIO(load())) as image:
-        size = _turned(image.size) if _quarter_turn(image) else image.size
+    return header(name, lambda: io.BytesIO(load()), remedy).size
+
+
+def header(name: str, source: Callable[[], BinaryIO], remedy: str) -> Header:
+    """What the header says of the image that `source` gives; no more of it is read. Raises ValueError as `shown_size` does."""
+    with _explained(name, remedy), source() as file, Image.open(file) as image:
+        turn = _turn(image)
+        # PIL's size of a TIFF is that of the pixels it will load, and those it turns itself.
+        size = image.size[::-1] if turn in ACROSS and image.format != "TIFF" else image.size
     _check_ratio(name, size)
-    return size
+    return Header(size, turn is not None)
 
 
 def open_image(name: str, load: Callable[[], bytes], size: Size | None, remedy: str) -> Opened:
@@ -66,39 +112,62 @@ def open_image(name: str, load: Callable[[], bytes], size: Size | None, remedy: 
     it is turned as any viewer does. Raises ValueError when it holds no whole image, one of another size, or one too elongated for a model.
     """
     with _explained(name, remedy), Image.open(io.BytesIO(load())) as image:
+        turn = _turn(image)
         image.load()
-        turned = ImageOps.exif_transpose(image) if image.getexif().get(ORIENTATION, 1) != 1 else image
-        as_stored = size is not None and turned.size != size and image.size == size
-        pixels, handled = _rgb(image if as_stored else turned)
-    if turned is not image:
-        handled = (*handled, "EXIF rotation not applied: the labels are on the stored pixels" if as_stored else "turned by EXIF")
+        brightness = _is_brightness(image)
+        if brightness:
+            pixels, handled = _rgb(image)
+    if not brightness:
+        raise ValueError(f"{name}: its pixels (mode {image.mode}) are no brightness of 8 or 16 bits; {remedy}")
+    if turn is not None:
+        stored, turned = (pixels.transpose(INVERSE.get(turn, turn)), pixels) if image.format == "TIFF" else (pixels, pixels.transpose(turn))
+        as_stored = size is not None and turned.size != size and stored.size == size
+        pixels, handled = (stored, (*handled, NOT_TURNED)) if as_stored else (turned, (*handled, TURNED))
     if size is not None and pixels.size != size:
-        stored, said = (f"{width}×{height}" for width, height in (pixels.size, size))
-        raise ValueError(f"{name}: {stored} pixels, where its label says {said}; give the images the boxes were drawn on")
+        found, said = (f"{width}×{height}" for width, height in (pixels.size, size))
+        raise ValueError(f"{name}: {found} pixels, where its label says {said}; give the images the boxes were drawn on")
     _check_ratio(name, pixels.size)
     return Opened(pixels, handled)
 
 
+def _is_brightness(image: Image.Image) -> bool:
+    low, high = image.getextrema() if image.mode in ("I", "F") else (0, 0)
+    return image.mode != "F" and 0 <= low <= high <= 65535  # type: ignore[operator]  # of one band, two numbers
+
+
 def _rgb(image: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
-    """Raises ValueError for numbers that are no brightness."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+    if image.mode == "I" or image.mode.startswith("I;16"):
         values = np.asarray(image, dtype=np.float64)
-        if image.mode == "F" or not 0 <= values.min() <= values.max() <= 65535:
-            raise ValueError(f"pixels of mode {image.mode}")
         return Image.fromarray((values / 257).round().astype(np.uint8)).convert("RGB"), ("16 bits",)
     if image.mode in TRANSPARENT or "transparency" in image.info:
-        layered = image.convert("RGBA")
+        layered = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB"), ("transparent",)
-    kinds = {"L": "grey", "1": "grey", "P": "palette", "CMYK": "CMYK", "YCbCr": "YCbCr", "LAB": "LAB", "HSV": "HSV"}
-    return image.convert("RGB"), (kinds[image.mode],) if image.mode in kinds else ()
+    return image.convert("RGB"), (KINDS[image.mode],) if image.mode in KINDS else ()
 
 
-def _quarter_turn(image: Image.Image) -> bool:
-    return image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+def _turn(image: Image.Image) -> Transpose | None:
+    """What EXIF has a viewer do with an image that is not loaded yet; nothing where it is damaged. A PNG may have it behind its pixels."""
+    behind = isinstance(image, PngImageFile) and "exif" not in image.info and _more_behind_pixels(image)
+    try:
+        exif = image.getexif() if behind else Image.Image.getexif(image)  # that of a PNG decodes all pixels to look behind them
+        return TURNS.get(exif.get(ORIENTATION, 1))
+    except DAMAGED:
+        return None
 
 
-def _turned(size: Size) -> Size:
-    return size[1], size[0]
+def _more_behind_pixels(image: PngImageFile) -> bool:
+    """Whether chunks that may hold EXIF or XMP stand behind the pixels; its file is left where it was."""
+    png = image.fp
+    assert png is not None
+    start, behind, found = png.tell(), False, False
+    png.seek(8)
+    while len(head := png.read(8)) == 8 and not found:
+        length, kind = struct.unpack(">I4s", head)
+        behind |= kind == b"IDAT"
+        found = behind and kind in (b"eXIf", b"iTXt", b"tEXt", b"zTXt")
+        png.seek(length + 4, io.SEEK_CUR)
+    png.seek(start)
+    return found
 
 
 def _check_ratio(name: str, size: Size) -> None:
@@ -112,6 +181,6 @@ def _explained(name: str, remedy: str) -> Iterator[None]:
     """Whatever PIL and the file system raise inside, as a ValueError that names the image."""
     try:
         yield
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except DAMAGED as error:
         reason = getattr(error, "strerror", None) or "not an image, or a damaged one"
         raise ValueError(f"{name}: {reason}; {remedy}") from error
