@@ -48,6 +48,15 @@ SCHEMAS: dict[str, type] = {
 }
 
 
+@dataclass(frozen=True)
+class RowSet:
+    """Rows of image, problem and solution; `frame` is that of their solutions (None: pixels of the image)."""
+
+    rows: Sequence[Row]
+    frame: Frame | None
+    place: str
+
+
 def task(options: TaskOptions, rewards: RewardOptions) -> Task:
     """The task of these options. Raises ValueError on a weight for a reward part that it does not have."""
     return _KINDS[type(options)].task(options, rewards)
@@ -74,8 +83,8 @@ def test_exam(options: TaskOptions, data: DataOptions, speaks: Speaks) -> Exam:
     kind, style, found = _KINDS[type(options)], options.style(speaks), test_data(data, Findings())
     if isinstance(found, ImageSet):
         exam = kind.exam(options, kind.questions(options, found, style), found)
-    elif getattr(options, "present", Present.ground_truth) is not Present.ground_truth:
-        raise ValueError(f"task.present={options.present}: rows of image, problem and solution ask what they ask; leave it at ground_truth")
+    elif (present := getattr(options, "present", Present.ground_truth)) is not Present.ground_truth:
+        raise ValueError(f"task.present={present}: rows of image, problem and solution ask what they ask; leave it at ground_truth")
     else:
         exam = kind.exam(options, *_of_rows(task(options, RewardOptions()), found, style))
     file = getattr(options, "presence", None)
@@ -169,15 +178,6 @@ def _instruct(image: AnnotatedImage, text: str, style: Style) -> Example:
         return grounding.example(image, next(one for one in image.instructions if one.text == text), style)
     except StopIteration:
         raise ValueError(f"task.split: image {image.stored.name} has no instruction {text!r}; give the data the split was drawn from") from None
-
-
-@dataclass(frozen=True)
-class RowSet:
-    """Rows of image, problem and solution; `frame` is that of their solutions (None: pixels of the image)."""
-
-    rows: Sequence[Row]
-    frame: Frame | None
-    place: str
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from visual_rft.metrics._averages import percent, refusals
+from visual_rft.metrics.averages import percent, refusals
 from visual_rft.parsing import NO_ALIASES, canonical_name
 from visual_rft.vocabulary import ClassAnswer, ClassTruth, Refusal, Scores
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from visual_rft.boxes import iou_matrix, match
-from visual_rft.metrics._averages import percent
+from visual_rft.metrics.averages import percent
 from visual_rft.vocabulary import Box, DetectionAnswer, Refusal
 
 

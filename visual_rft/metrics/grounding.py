@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from visual_rft.boxes import iou_matrix
-from visual_rft.metrics._averages import percent, refusals
+from visual_rft.metrics.averages import percent, refusals
 from visual_rft.vocabulary import GroundingAnswer, GroundingTruth, Refusal, Scores
 
 

@@ -134,7 +134,7 @@ class _Reader:
     def labels(self, rows: Sequence[Row], names: Mapping[int, str], images: Collection[int]) -> dict[int, list[Annotation]]:
         """Those of each image, in the order of the file."""
         labels: dict[int, list[Annotation]] = {image: [] for image in images}
-        seen: set[int] = set()
+        seen: set[Any] = set()
         for row in rows:
             image, category = self.field("annotations", row, "image_id", int), self.field("annotations", row, "category_id", int)
             if image is None or category is None:

@@ -18,6 +18,7 @@ from visual_rft.metrics.average_precision import (
     coco_average_precision,
     lvis_average_precision,
 )
+from visual_rft.metrics.averages import refusals
 from visual_rft.metrics.detection import Query, mean_iou, rightly_empty, well_formed
 from visual_rft.parsing import parse_detection
 from visual_rft.rewards import paper, strict
