@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from families import Family
 from folders import Naming, named
-from hub_models import SPECIAL, Numbers, Vision, config, tensor_names
+from hub_models import PUBLISHED, SPECIAL, Numbers, Vision, config, tensor_names
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForImageTextToText
@@ -62,6 +62,14 @@ def tokenizer() -> Tokenizer:
     return bpe
 
 
+def narrowed(name: str) -> Numbers:
+    """A published model's widths and heads, with two layers, a short tower and our tokenizer."""
+    true, like = PUBLISHED[name], small(PUBLISHED[name].family, tied=True)
+    deep = {Family.qwen2_vl: (), Family.qwen2_5_vl: (1,), Family.qwen3_vl: (0, 1)}[true.family]
+    vision = replace(true.vision, depth=2, marked=deep)
+    return replace(true, layers=2, intermediate=256, vocabulary=like.vocabulary, first_special=like.first_special, vision=vision)
+
+
 @dataclass(frozen=True)
 class Layout:
     """Which of the ways in which folders of the family are found."""
@@ -71,7 +79,12 @@ class Layout:
     five: bool = False  # configuration and tensor names as transformers 5 writes them
     chat: str = "chat_template.json"  # or chat_template.jinja, tokenizer_config.json
     vocabulary: str = "tokenizer.json"  # or merges.txt, with vocab.json
+    widths: str = ""  # those of this published model
     images: str = ""  # the image processor's type, if not the family's own; "processor_config.json" for that file of transformers 5
+
+    @property
+    def numbers(self) -> Numbers:
+        return narrowed(self.widths) if self.widths else small(self.family, tied=self.tied)
 
     def __str__(self) -> str:
         return " ".join(f"{key}={value}" for key, value in asdict(self).items() if value not in ("", False) and key != "family") + f" {self.family}"
@@ -80,7 +93,7 @@ class Layout:
 def write(layout: Layout, place: Path, parts: int = 2) -> Path:
     """A whole folder of a small model."""
     place.mkdir(parents=True, exist_ok=True)
-    numbers = small(layout.family, tied=layout.tied)
+    numbers = layout.numbers
     save = write_json(place)
     save("config.json", config(numbers))
     _write_weights(numbers, place, layout.five, parts)

@@ -18,6 +18,7 @@ import torch
 import transformers
 from families import Family
 from hub_folders import IMAGE, SYSTEM, Layout, tokenizer, write
+from hub_models import PUBLISHED
 from PIL import Image
 from torch import Tensor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -40,6 +41,8 @@ LAYOUTS = [
     Layout(Family.qwen2_vl, images="processor_config.json", **FIVE),
     Layout(Family.qwen3_vl, images="processor_config.json", **FIVE),
 ]
+SLOW = dict.fromkeys(("Qwen2-VL-7B", "Qwen2.5-VL-7B", "Qwen3-VL-4B"), pytest.mark.slow)
+TRUE_WIDTHS = [pytest.param(Layout(numbers.family, numbers.tied, widths=name), marks=SLOW.get(name, ())) for name, numbers in PUBLISHED.items()]
 
 
 def options(place: Path, max_pixels: int = MAX) -> ModelOptions:
@@ -69,7 +72,7 @@ def stock_logprobs(place: Path, ids: Tensor, images: list[Image.Image], banned: 
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("layout", [*LAYOUTS, *TRUE_WIDTHS], ids=str)
 def test_every_layout_is_read_as_stock_classes_read_it(layout: Layout, tmp_path: Path) -> None:
     place, images = write(layout, tmp_path / "model"), pictures()
     policy, processor = load(options(place), CPU)
