@@ -178,7 +178,7 @@ def test_what_cannot_be_downloaded_is_refused_in_one_line(cache: Path, monkeypat
 
 
 def test_patterns_let_only_the_files_of_a_model_through() -> None:
-    from huggingface_hub.utils import filter_repo_objects
+    from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
 
     files = ["config.json", "chat_template.jinja", "merges.txt", "model-00001-of-00002.safetensors", "model.safetensors.index.json"]
     others = ["pytorch_model.bin", "modeling.py", "weights.pt", "weights.pth", "a.pickle", "onnx/model.json", "original/model.safetensors", "x.gguf"]

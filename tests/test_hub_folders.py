@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ QUESTION = "Detect all objects  of the category 'cat' — all.\nThink first:\n\n
 SIZES = [(150, 90), (64, 64), (40, 220)]
 MIN, MAX = 3136, 20000
 
-FIVE = {"five": True, "chat": "chat_template.jinja"}
+FIVE: dict[str, Any] = {"five": True, "chat": "chat_template.jinja"}
 LAYOUTS = [
     *(Layout(family, tied) for family in Family for tied in (True, False)),
     *(Layout(family, tied, **FIVE) for family in Family for tied in (True, False)),
@@ -68,7 +69,7 @@ def stock_logprobs(place: Path, ids: Tensor, images: list[Image.Image], banned: 
     pixels = processor(images, size={"shortest_edge": MIN, "longest_edge": MAX}, return_tensors="pt")
     types = (ids == model.config.image_token_id).int()[None]
     out = model(input_ids=ids[None], **pixels, mm_token_type_ids=types, use_cache=False)
-    return torch.log_softmax(out.logits[0].index_fill(1, banned, float("-inf")), -1)  # type: ignore[no-any-return]
+    return torch.log_softmax(out.logits[0].index_fill(1, banned, float("-inf")), -1)
 
 
 @torch.no_grad()
@@ -215,6 +216,7 @@ def test_nothing_here_imports_torchvision() -> None:
 WITH_TORCHVISION = """
 import sys, torch, numpy as np
 from pathlib import Path
+from typing import Any
 from PIL import Image
 from transformers.utils import is_torchvision_available
 from visual_rft.models.processor import Processor
