@@ -23,13 +23,16 @@ def snapshot(name: str) -> Path:
         folder = snapshot_download(name, cache_dir=constants.HF_HUB_CACHE, local_files_only=local, allow_patterns=WANTED, ignore_patterns=UNWANTED)
         return Path(folder)
 
+    offline = constants.HF_HUB_OFFLINE
     try:
         cached = look_up(local=True)
-        if _is_whole(cached) or constants.HF_HUB_OFFLINE:
-            return cached
-    except (OSError, ValueError) as error:
-        if constants.HF_HUB_OFFLINE:
-            raise _not_had(name, "its cache here has it not, or not whole, and HF_HUB_OFFLINE is set") from error
+    except (OSError, ValueError):
+        cached = None
+    # Offline a part of it is good for its configuration, and loading says which file of the weights is missing.
+    if cached and (_is_whole(cached) or (offline and (cached / "config.json").is_file())):
+        return cached
+    if offline:
+        raise _not_had(name, "its cache here has it not, or not whole, and HF_HUB_OFFLINE is set")
     print(f"model.path={name}: no such folder here; downloading it from the hub into {constants.HF_HUB_CACHE}", file=sys.stderr, flush=True)
     try:
         return look_up(local=False)
