@@ -248,6 +248,7 @@ def test_coco_looks_at_100_boxes_of_a_category_in_an_image_and_lvis_at_300_of_an
     junk = [drawn(DOG, 0.9) for _ in range(100)]
     assert coco_average_precision([label()], [*junk[1:], drawn(score=0.5)], ["cat"]).ap == pytest.approx(1)
     assert coco_average_precision([label()], [*junk, drawn(score=0.5)], ["cat"]).ap == 0
+    assert lvis_average_precision([label()], [*(junk * 3)[1:], drawn(score=0.5)], ["cat"], NOTHING_KNOWN).ap == pytest.approx(1 / 3)
     elsewhere = [drawn(DOG, 0.9, category="dog") for _ in range(299)]
     for evaluated in (["cat"], ["cat", "dog"]):
         assert lvis_average_precision([label()], [*elsewhere, drawn(score=0.5)], evaluated, NOTHING_KNOWN).ap == TOP

@@ -176,8 +176,8 @@ def _lvis(truths: Sequence[TruthBox], found: Sequence[FoundBox], federation: Fed
     return precision_TRA
 
 
-def _image_ids(truths: Sequence[TruthBox], found: Sequence[FoundBox]) -> list[int]:
-    return sorted({one.image_id for one in truths} | {one.image_id for one in found})
+def _image_ids(truths: Sequence[TruthBox], found: Sequence[FoundBox]) -> set[int]:
+    return {one.image_id for one in truths} | {one.image_id for one in found}
 
 
 def _indexed(library: Any, images: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> Any:
