@@ -312,4 +312,4 @@ def test_bytes_that_cannot_be_read_are_refused_by_the_name_of_their_row() -> Non
 
     image = stored_bytes(0, "a.parquet, row 7", load, WIDE, REMEDY)
     for look in (image.open, image.digest):
-        assert refusal(look) == "a.parquet, row 7: not an image, or a damaged one; give another"
+        assert refusal(look) == "a.parquet, row 7: cannot be read; give another"

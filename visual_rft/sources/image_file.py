@@ -84,15 +84,15 @@ def stored_bytes(id: int, name: str, load: Callable[[], bytes], size: Size, reme
     """An image inside another file, such as a row of a parquet, whose bytes `load` gives."""
 
     def digest() -> str:
-        with _explained(name, remedy):
-            return hashlib.sha256(load()).hexdigest()
+        return hashlib.sha256(_loaded(name, load, remedy)).hexdigest()
 
     return StoredImage(id, name, size, lambda: open_image(name, load, size, remedy).pixels, digest)
 
 
 def shown_size(name: str, load: Callable[[], bytes], remedy: str) -> Size:
     """(width, height) of an image as a viewer shows it, from its header alone. Raises ValueError where there is none, or it is too elongated."""
-    return header(name, lambda: io.BytesIO(load()), remedy).size
+    content = io.BytesIO(_loaded(name, load, remedy))
+    return header(name, lambda: content, remedy).size
 
 
 def header(name: str, source: Callable[[], BinaryIO], remedy: str) -> Header:
@@ -111,7 +111,8 @@ def open_image(name: str, load: Callable[[], bytes], size: Size | None, remedy: 
     Labels say its `size`, and so whether they were drawn on it as it is stored, or as EXIF turns it; where both are of that size, or nothing is said,
     it is turned as any viewer does. Raises ValueError when it holds no whole image, one of another size, or one too elongated for a model.
     """
-    with _explained(name, remedy), Image.open(io.BytesIO(load())) as image:
+    content = io.BytesIO(_loaded(name, load, remedy))
+    with _explained(name, remedy), Image.open(content) as image:
         turn = _turn(image)
         image.load()
         brightness = _is_brightness(image)
@@ -174,6 +175,14 @@ def _check_ratio(name: str, size: Size) -> None:
     width, height = size
     if max(size) >= MOST_ELONGATED * min(size):
         raise ValueError(f"{name}: {width}×{height} pixels, and the longer side must be less than {MOST_ELONGATED} times the other; cut the image")
+
+
+def _loaded(name: str, load: Callable[[], bytes], remedy: str) -> bytes:
+    """A ValueError of `load` says what is wrong itself."""
+    try:
+        return load()
+    except OSError as error:
+        raise ValueError(f"{name}: {error.strerror or 'cannot be read'}; {remedy}") from error
 
 
 @contextmanager
