@@ -101,19 +101,23 @@ class Annotation:
 
 @dataclass(frozen=True, slots=True)
 class StoredImage:
-    """An image of a source, where `id` is unique: what its data call it, its (width, height), how it is opened, and a SHA-256 of its content."""
+    """An image of a source, where `id` is unique: what its data call it, its (width, height), how it is opened, and the bytes of its file."""
 
     id: int
     name: str
     size: tuple[int, int]
     open: Callable[[], Image] = field(repr=False, compare=False)
-    digest: Callable[[], str] = field(repr=False, compare=False)
+    content: Callable[[], bytes] = field(repr=False, compare=False)
 
     @classmethod
     def of(cls, id: int, pixels: Image) -> "StoredImage":
-        """One that is in memory."""
-        content = repr((pixels.mode, pixels.size)).encode()
-        return cls(id, str(id), pixels.size, lambda: pixels, lambda: hashlib.sha256(content + pixels.tobytes()).hexdigest())
+        """One that is in memory; as a file it is a PPM, whose bytes depend on no library's version."""
+        header = f"P6 {pixels.width} {pixels.height} 255\n".encode()
+        return cls(id, str(id), pixels.size, lambda: pixels, lambda: header + pixels.convert("RGB").tobytes())
+
+    def digest(self) -> str:
+        """SHA-256 of its file."""
+        return hashlib.sha256(self.content()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,11 +50,13 @@ SCHEMAS: dict[str, type] = {
 
 @dataclass(frozen=True)
 class RowSet:
-    """Rows of image, problem and solution; `frame` is that of their solutions (None: pixels of the image)."""
+    """Rows of image, problem and solution; whether their solutions are in pixels of the image, not in thousandths; whether answers are in the frame that
+    the model speaks, not in that of the solutions."""
 
     rows: Sequence[Row]
-    frame: Frame | None
     place: str
+    in_pixels: bool = False
+    as_spoken: bool = False
 
 
 def task(options: TaskOptions, rewards: RewardOptions) -> Task:
@@ -71,7 +73,7 @@ def train_examples(options: TaskOptions, data: DataOptions, speaks: Speaks) -> l
             if getattr(options, key, neutral) != neutral:
                 reason = "rows of image, problem and solution are a split already"
                 raise ValueError(f"task.{key}={getattr(options, key)}: {reason}; set task.{key}={'null' if neutral is None else 0}")
-        return [row_example(task(options, RewardOptions()), row, style, found.frame) for row in found.rows]
+        return [row_example(task(options, RewardOptions()), row, style, found) for row in found.rows]
     images = {image.id: image for image in found.images}
     stored = {i: image.stored for i, image in images.items()}
     pairs = kind.choose(options, found) if options.split is None else read_split(options.split, stored)
@@ -109,11 +111,11 @@ def test_data(data: DataOptions, findings: Findings) -> ImageSet | RowSet:
     return _SOURCES[type(data)].test(data, findings)
 
 
-def row_example(of: Task, row: Row, style: Style, frame: Frame | None) -> Example:
-    """The question of a row, word for word; its solution's boxes are in `frame` (None: pixels of the image). Raises ValueError, naming the row, for a
-    solution that is none."""
+def row_example(of: Task, row: Row, style: Style, found: RowSet) -> Example:
+    """The question of a row, word for word. Raises ValueError, naming the row, for a solution that is none."""
     image = row.images[-1]
-    contract, written = style.contract(image), frame or Original(*image.size)
+    written: Frame = Original(*image.size) if found.in_pixels else NORM1000
+    contract = style.contract(image) if found.as_spoken else Contract(written, style.thinking)
     try:
         truth = restated(of.solution(row.solution, Contract(written)), written, contract.frame)
     except ValueError as error:
@@ -136,7 +138,7 @@ def _of_rows(of: Task, found: RowSet, style: Style) -> tuple[list[Example], Imag
     for number, row in enumerate(found.rows):
         before = tuple(replace(image, id=len(found.rows) + image.id) for image in row.images[:-1])
         shown = replace(row.images[-1], id=number)
-        example = row_example(of, replace(row, images=(*before, shown)), style, found.frame)
+        example = row_example(of, replace(row, images=(*before, shown)), style, found)
         pixels = xyxy_to_xywh(convert(example.truth.boxes, of=example.contract.frame, to=Original(*shown.size))).tolist()
         asked.append(example)
         images.append(AnnotatedImage(shown, tuple(Annotation(example.subject, (x, y, w, h)) for x, y, w, h in pixels)))
@@ -202,13 +204,13 @@ class _Source:
 
 def _rows(path: str, data: rows.RowOptions, split: str, findings: Findings) -> RowSet:
     found = rows.read_rows(path, images=data.images, split=split, findings=findings)
-    return RowSet(found, NORM1000 if data.solution_frame is rows.SolutionFrame.norm1000 else None, path)
+    return RowSet(found, path, data.solution_frame is rows.Frames.pixels, data.answer_frame is rows.Answered.model)
 
 
 def _coco_train(data: coco.CocoOptions, _: int, findings: Findings) -> ImageSet | RowSet:
     if data.train_rows is None:
         return coco.train_images(data, findings)
-    return RowSet(rows.read_rows(data.train_rows, images=None, split="train", findings=findings), NORM1000, data.train_rows)
+    return RowSet(rows.read_rows(data.train_rows, images=None, split="train", findings=findings), data.train_rows)
 
 
 _KINDS: dict[type, _Kind] = {

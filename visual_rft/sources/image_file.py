@@ -1,6 +1,5 @@
 """Image files, as RGB: turned the way a viewer shows them, transparency on white, 16 bits in 8. Whatever is wrong is said with the file's name."""
 
-import hashlib
 import io
 import struct
 import zlib
@@ -19,6 +18,7 @@ from visual_rft.vocabulary import StoredImage
 
 MOST_ELONGATED = 200  # Qwen2-VL's image processor takes nothing longer, as a ratio of the sides
 WHOLE = "give a whole image file, such as a PNG or a JPEG"
+HANDLED = "handled"  # where the `info` of pixels says the same as `Opened.handled`
 TURNED = "turned by EXIF"
 NOT_TURNED = "EXIF rotation not applied: the labels are on the stored pixels"
 
@@ -73,20 +73,12 @@ def stored_file(id: int, path: Path, name: str, size: Size, remedy: str) -> Stor
     def opened() -> Image.Image:
         return open_image(str(path), path.read_bytes, size, remedy).pixels
 
-    def digest() -> str:
-        with _explained(str(path), remedy), path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-    return StoredImage(id, name, size, opened, digest)
+    return StoredImage(id, name, size, opened, lambda: _loaded(str(path), path.read_bytes, remedy))
 
 
 def stored_bytes(id: int, name: str, load: Callable[[], bytes], size: Size, remedy: str) -> StoredImage:
     """An image inside another file, such as a row of a parquet, whose bytes `load` gives."""
-
-    def digest() -> str:
-        return hashlib.sha256(_loaded(name, load, remedy)).hexdigest()
-
-    return StoredImage(id, name, size, lambda: open_image(name, load, size, remedy).pixels, digest)
+    return StoredImage(id, name, size, lambda: open_image(name, load, size, remedy).pixels, lambda: _loaded(name, load, remedy))
 
 
 def shown_size(name: str, load: Callable[[], bytes], remedy: str) -> Size:
@@ -128,6 +120,7 @@ def open_image(name: str, load: Callable[[], bytes], size: Size | None, remedy: 
         found, said = (f"{width}×{height}" for width, height in (pixels.size, size))
         raise ValueError(f"{name}: {found} pixels, where its label says {said}; give the images the boxes were drawn on")
     _check_ratio(name, pixels.size)
+    pixels.info = {HANDLED: handled}
     return Opened(pixels, handled)
 
 

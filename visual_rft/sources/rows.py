@@ -33,6 +33,13 @@ class Frames(StrEnum):
     pixels = "pixels"  # of the image as a viewer shows it
 
 
+class Answered(StrEnum):
+    """What the numbers of an answer count."""
+
+    solution = "solution"  # what those of the solution count, as the problem asks
+    model = "model"  # what the model speaks: the problem leaves it open
+
+
 @dataclass
 class RowOptions(DataOptions):
     """The data sets to train and test on, the folder that relative paths of images start from (None: that of their file), and their splits' names."""
@@ -41,6 +48,7 @@ class RowOptions(DataOptions):
     test: str
     images: str | None = None
     solution_frame: Frames = Frames.norm1000
+    answer_frame: Answered = Answered.solution
     train_split: str = "train"
     test_split: str = "test"
 
