@@ -43,7 +43,15 @@ Parser = Callable[[str, Contract], Answer | Refusal]
 class PredictConfig(MeantFor):
     """`out` is the PNG to write; without it, <name of the image>_answer.png in the current folder."""
 
-    unread_keys: ClassVar[tuple[str, ...]] = (*SHOTS, "task.negatives", "task.trained", "task.present", "task.presence", "task.iou_threshold", *TRAINING)
+    unread_keys: ClassVar[tuple[str, ...]] = (
+        *SHOTS,
+        "task.negatives",
+        "task.trained",
+        "task.present",
+        "task.presence",
+        "task.iou_threshold",
+        *TRAINING,
+    )
     unread_keys += ("hardware.decoded_together", "hardware.workers")
     image: str = MISSING
     category: str | None = None

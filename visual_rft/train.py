@@ -47,6 +47,7 @@ from visual_rft.tracking.runfolder import KeptAnswers, RunFolder, environment
 from visual_rft.trainer import Step, Trainer
 from visual_rft.vocabulary import Example
 
+
 @dataclass
 class TrainConfig:
     """The whole configuration of a training run. Each part goes to the room that declares it; nothing below sees it whole."""
@@ -105,7 +106,11 @@ def _train(job: Job[TrainConfig], interrupted: Path | None, held: ExitStack) -> 
     facts = environment(str(models.speaker.device), {"train": fingerprint(examples), "test": fingerprint(exam.questions)})
     saved = trainer.tensors() if c.checkpoint.every else models.whole_weights()
     world.first(lambda: check_room((interrupted or job.folder) / "checkpoints", c.checkpoint, saved))
-    folder = RunFolder(instead(job.folder, interrupted)) if interrupted else world.first(lambda: _create(job, facts, workload.split(c.task, examples), held))
+    folder = (
+        RunFolder(instead(job.folder, interrupted))
+        if interrupted
+        else world.first(lambda: _create(job, facts, workload.split(c.task, examples), held))
+    )
     points = Points(trainer, folder, c.checkpoint, loading.beside_weights(c.model.path))
     if interrupted:
         started -= go_on(trainer, folder, facts)

@@ -67,33 +67,44 @@ def task(options: TaskOptions, rewards: RewardOptions) -> Task:
 def train_examples(options: TaskOptions, data: DataOptions, speaks: Speaks) -> list[Example]:
     """The few shots, drawn by `task.split_seed` or listed in `task.split`, or the rows of the data. Raises ValueError when data are missing or there
     are fewer images than shots."""
-    kind, style, found = _KINDS[type(options)], options.style(speaks), training_data(data, options.split_seed, Findings())
-    if not isinstance(found, ImageSet):
+    return examples_of(options, training_data(data, options.split_seed, Findings()), speaks, Findings())
+
+
+def test_exam(options: TaskOptions, data: DataOptions, speaks: Speaks) -> Exam:
+    """The exam, the same for every seed. Raises ValueError when data are missing."""
+    return exam_of(options, test_data(data, Findings()), speaks, Findings())
+
+
+def examples_of(options: TaskOptions, found: ImageSet | RowSet, speaks: Speaks, findings: Findings) -> list[Example]:
+    """The training examples of data that were read. Rows that cannot be taken go to `findings`."""
+    kind, style = _KINDS[type(options)], options.style(speaks)
+    if isinstance(found, RowSet):
         for key, neutral in (("shots", None), ("split", None), ("negatives", 0.0)):
             if getattr(options, key, neutral) != neutral:
                 reason = "rows of image, problem and solution are a split already"
                 raise ValueError(f"task.{key}={getattr(options, key)}: {reason}; set task.{key}={'null' if neutral is None else 0}")
-        return [row_example(task(options, RewardOptions()), row, style, found) for row in found.rows]
+        return _of_rows(task(options, RewardOptions()), found.rows, found, style, findings)
     images = {image.id: image for image in found.images}
     stored = {i: image.stored for i, image in images.items()}
     pairs = kind.choose(options, found) if options.split is None else read_split(options.split, stored)
     return [kind.example(options, images[i], subject, style) for i, subject in pairs]
 
 
-def test_exam(options: TaskOptions, data: DataOptions, speaks: Speaks) -> Exam:
-    """The exam, the same for every seed. Raises ValueError when data are missing."""
-    kind, style, found = _KINDS[type(options)], options.style(speaks), test_data(data, Findings())
+def exam_of(options: TaskOptions, found: ImageSet | RowSet, speaks: Speaks, findings: Findings) -> Exam:
+    """The exam of data that were read. Rows that cannot be taken go to `findings`."""
+    kind, style = _KINDS[type(options)], options.style(speaks)
     if isinstance(found, ImageSet):
         exam = kind.exam(options, kind.questions(options, found, style), found)
     elif (present := getattr(options, "present", Present.ground_truth)) is not Present.ground_truth:
         raise ValueError(f"task.present={present}: rows of image, problem and solution ask what they ask; leave it at ground_truth")
     else:
-        exam = kind.exam(options, *_of_rows(task(options, RewardOptions()), found, style))
+        asked = _of_rows(task(options, RewardOptions()), _apart(found.rows), found, style, findings)
+        exam = kind.exam(options, asked, _labelled(asked, found.place))
     file = getattr(options, "presence", None)
     if file is None or exam.screening is None:
         return exam
-    asked = exam.screening.questions
-    return exam.knowing({one.id: text for one, text in zip(asked, completions(file, read_text(file), asked), strict=True)})
+    first = exam.screening.questions
+    return exam.knowing({one.id: text for one, text in zip(first, completions(file, read_text(file), first), strict=True)})
 
 
 def split(options: TaskOptions, examples: Sequence[Example]) -> dict[str, Any]:
@@ -111,15 +122,22 @@ def test_data(data: DataOptions, findings: Findings) -> ImageSet | RowSet:
     return _SOURCES[type(data)].test(data, findings)
 
 
-def row_example(of: Task, row: Row, style: Style, found: RowSet) -> Example:
-    """The question of a row, word for word. Raises ValueError, naming the row, for a solution that is none."""
+def _of_rows(of: Task, rows: Sequence[Row], found: RowSet, style: Style, findings: Findings) -> list[Example]:
+    examples = []
+    for row in rows:
+        try:
+            examples.append(_row_example(of, row, found, style))
+        except ValueError as error:
+            findings.refuse(f"{row.place}: {error}; write `solution` as a right answer is written", error)
+    return examples
+
+
+def _row_example(of: Task, row: Row, found: RowSet, style: Style) -> Example:
+    """The question of a row, word for word. Raises ValueError for a solution that is none."""
     image = row.images[-1]
     written: Frame = Original(*image.size) if found.in_pixels else NORM1000
     contract = style.contract(image) if found.as_spoken else Contract(written, style.thinking)
-    try:
-        truth = restated(of.solution(row.solution, Contract(written)), written, contract.frame)
-    except ValueError as error:
-        raise ValueError(f"{row.place}: {error}; write `solution` as a right answer is written") from error
+    truth = restated(of.solution(row.solution, Contract(written)), written, contract.frame)
     return Example(row.id, row.images, row.category or "object", row.problem, truth, contract)
 
 
@@ -131,19 +149,23 @@ def restated(truth: Truth, of: Frame, to: Frame) -> Truth:
     return DetectionTruth(boxes) if isinstance(truth, DetectionTruth) else GroundingTruth(*boxes)
 
 
-def _of_rows(of: Task, found: RowSet, style: Style) -> tuple[list[Example], ImageSet]:
-    """The questions of rows, and their truths as labels: each row is scored as an image of its own, whoever shares its file."""
-    asked: list[Example] = []
-    images: list[AnnotatedImage] = []
-    for number, row in enumerate(found.rows):
-        before = tuple(replace(image, id=len(found.rows) + image.id) for image in row.images[:-1])
-        shown = replace(row.images[-1], id=number)
-        example = row_example(of, replace(row, images=(*before, shown)), style, found)
-        pixels = xyxy_to_xywh(convert(example.truth.boxes, of=example.contract.frame, to=Original(*shown.size))).tolist()
-        asked.append(example)
-        images.append(AnnotatedImage(shown, tuple(Annotation(example.subject, (x, y, w, h)) for x, y, w, h in pixels)))
+def _apart(rows: Sequence[Row]) -> list[Row]:
+    """Rows that are scored each as an image of its own, whoever shares its file."""
+    return [
+        replace(row, images=(*(replace(one, id=len(rows) + one.id) for one in row.images[:-1]), replace(row.images[-1], id=number)))
+        for number, row in enumerate(rows)
+    ]
+
+
+def _labelled(asked: Sequence[Example], place: str) -> ImageSet:
+    """The truths of rows, as labels of their images."""
+    images = []
+    for example in asked:
+        image = example.asked_about
+        pixels = xyxy_to_xywh(convert(example.truth.boxes, of=example.contract.frame, to=Original(*image.size))).tolist()
+        images.append(AnnotatedImage(image, tuple(Annotation(example.subject, (x, y, w, h)) for x, y, w, h in pixels)))
     names = sorted({example.subject for example in asked})
-    return asked, ImageSet(images, {name: number for number, name in enumerate(names, start=1)}, found.place)
+    return ImageSet(images, {name: number for number, name in enumerate(names, start=1)}, place)
 
 
 def _choose_detection(options: detection.DetectionOptions, data: ImageSet) -> Pairs:

@@ -21,7 +21,9 @@ def k_shot(shown: Mapping[int, Collection[str]], categories: Sequence[str], *, s
         chosen = [i for i in free if category in shown[i]][:shots]
         if len(chosen) < (1 if at_most else shots):
             found = f"only {len(chosen)} unused images show '{category}'"
-            raise ValueError(f"task.shots={shots}: {found}; ask for at most {len(chosen)} shots" if chosen else f"task.shots={shots}: {found}; leave it out")
+            raise ValueError(
+                f"task.shots={shots}: {found}; ask for at most {len(chosen)} shots" if chosen else f"task.shots={shots}: {found}; leave it out"
+            )
         for i in chosen:
             del free[i]
         pairs += [(i, category) for i in chosen]

@@ -1,7 +1,7 @@
 """A split as a file that can be published and given back: which image is asked about what, and what each image was.
 
-    {"task": "fsod_coco", "shots": 4, "seed": 0, "fingerprint": "…", "examples": [{"image": 397133, "file": "000000397133.jpg", "subject": "cat",
-    "sha256": "…"}, …]}
+{"task": "fsod_coco", "shots": 4, "seed": 0, "fingerprint": "…", "examples": [{"image": 397133, "file": "000000397133.jpg", "subject": "cat",
+"sha256": "…"}, …]}
 """
 
 import hashlib
@@ -18,9 +18,7 @@ FORM = '{"examples": [{"image": 3, "subject": "cat", "sha256": "…"}, …]}'
 
 def split_of(examples: Sequence[Example], facts: Mapping[str, Any]) -> dict[str, Any]:
     """The split that these examples are, with `facts` of how it was drawn; its fingerprint is over the examples alone, in order."""
-    listed = [
-        {"image": e.asked_about.id, "file": e.asked_about.name, "subject": e.subject, "sha256": e.asked_about.digest()} for e in examples
-    ]
+    listed = [{"image": e.asked_about.id, "file": e.asked_about.name, "subject": e.subject, "sha256": e.asked_about.digest()} for e in examples]
     return {**facts, "fingerprint": _fingerprint(listed), "examples": listed}
 
 
@@ -32,7 +30,9 @@ def read_split(file: str, images: Mapping[int, StoredImage]) -> Pairs:
     if not isinstance(rows, list) or not rows:
         raise ValueError(f"{file}: no list of `examples`; write {FORM}")
     if content.get("fingerprint", _fingerprint(rows)) != _fingerprint(rows):
-        raise ValueError(f"{file}: its fingerprint is not that of its examples; copy it again, or take `fingerprint` out if you changed it on purpose")
+        raise ValueError(
+            f"{file}: its fingerprint is not that of its examples; copy it again, or take `fingerprint` out if you changed it on purpose"
+        )
     pairs: Pairs = []
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict) or type(row.get("image")) is not int or not isinstance(row.get("subject"), str):

@@ -170,9 +170,7 @@ def found_boxes(asked: Sequence[Example], answers: Sequence[DetectionAnswer | Re
     return found
 
 
-def box_scores(
-    images: Sequence[AnnotatedImage], categories: Sequence[str], groups: Mapping[str, Sequence[str]], found: Sequence[FoundBox]
-) -> Scores:
+def box_scores(images: Sequence[AnnotatedImage], categories: Sequence[str], groups: Mapping[str, Sequence[str]], found: Sequence[FoundBox]) -> Scores:
     """What boxes are worth, whoever found them. The first score is the task's own: of the categories that were not trained on, where there are some."""
     ap = _average_precision(images, categories, found)
     by_group = {f"AP {name}": [ap.by_category[c] for c in group if c in ap.by_category] for name, group in groups.items()}

@@ -10,7 +10,20 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 
-from visual_rft.vocabulary import NORM1000, Box, Contract, Detection, Frame, Norm1000, Speaks, StoredImage
+from visual_rft.vocabulary import (
+    NORM1000,
+    Box,
+    ClassTruth,
+    Contract,
+    Detection,
+    DetectionTruth,
+    Frame,
+    GroundingTruth,
+    Norm1000,
+    Speaks,
+    StoredImage,
+    Truth,
+)
 
 
 class Wording(StrEnum):
@@ -77,6 +90,18 @@ def completion(thinking: str | None, answer: str) -> str:
     return f"<answer> {answer} </answer>" if thinking is None else f"<think> {thinking} </think> <answer> {answer} </answer>"
 
 
+def solution(truth: Truth, *, tagged: bool = True) -> str:
+    """The right answer, as data sets of rows write it; without its tags, what stands between them."""
+    match truth:
+        case DetectionTruth():
+            answer = detection_answer([Detection(box, 1.0) for box in truth.boxes])
+        case GroundingTruth():
+            answer = grounding_answer(truth.box)
+        case ClassTruth():
+            answer = truth.name
+    return f"<answer>{answer}</answer>" if tagged else answer
+
+
 def detection_answer(detections: Sequence[Detection]) -> str:
     """A list of boxes and confidences, or `No Objects`."""
     listed = ", ".join(f"{{'Position': [{', '.join(f'{v:.0f}' for v in d.box)}], 'Confidence': {d.confidence:.2f}}}" for d in detections)
@@ -109,7 +134,9 @@ def _terse(contract: Contract) -> str:
 
 def _full(contract: Contract) -> str:
     if contract.thinking:
-        return "First reason about what you see between <think> and </think>, then write your answer between <answer> and </answer>, and nothing else."
+        return (
+            "First reason about what you see between <think> and </think>, then write your answer between <answer> and </answer>, and nothing else."
+        )
     return "Write your answer between <answer> and </answer>, and nothing else."
 
 
