@@ -256,7 +256,9 @@ def lines(tmp_path: Path) -> Iterator[Callable[..., str]]:
 
 
 def test_a_file_is_one_image_in_whatever_rows_it_is(lines: Callable[..., str], tmp_path: Path) -> None:
-    rows, findings = checked(lines({}, {"image": ["b.png", f"../{tmp_path.name}/a.png"]}, {"image": str(tmp_path / "a.png")}, {"image": ["b.png", "b.png"]}))
+    rows, findings = checked(
+        lines({}, {"image": ["b.png", f"../{tmp_path.name}/a.png"]}, {"image": str(tmp_path / "a.png")}, {"image": ["b.png", "b.png"]})
+    )
     assert [[image.id for image in row.images] for row in rows] == [[0], [1, 0], [0], [1, 1]]
     assert findings.handled == {"several images in a row": 2, "one image in several rows": 2} and not findings.faults
     assert [image.name for image in rows[1].images] == ["b.png", "a.png"]
