@@ -23,7 +23,7 @@ MOVED = "give a whole image file, or set data.images=FOLDER to where the images 
 WRITE_AGAIN = "write the row again, with a whole image"
 
 ROWS_A_GROUP = 64  # of a parquet that is written, or fewer where images are large: what is in memory at once, and what must be read for one row
-BYTES_A_GROUP = 32 << 20
+BYTES_A_GROUP = 8 << 20
 
 
 class Frames(StrEnum):

@@ -74,6 +74,8 @@ def _folder(folder: Path, split: str) -> list[Iterator[Record]]:
         return _folder(folder / _among(folder, split, splits), split)
     if (folder / "state.json").is_file():
         files = [row.get("filename") if isinstance(row, dict) else row for row in _listed(folder / "state.json", "_data_files")]
+        if not files:
+            raise ValueError(f"{folder}: no rows; give a folder that has some")
         return [_arrow(folder / str(file)) for file in files]
     found = sorted(file for file in folder.rglob("*.parquet") if not any(part.startswith(".") for part in file.relative_to(folder).parts))
     if not found:
@@ -147,14 +149,19 @@ def _parquet(file: Path, at: "list[_Position]") -> Iterator[Record]:
         columns = _columns(parquet.schema_arrow, str(file))
         starts = tuple(accumulate((parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)), initial=0))
     read_again = partial(_image_of, file, starts, columns[0], at)
-    yield from _rows(str(file), file.parent, parquet.iter_batches(AT_ONCE, columns=columns, use_threads=False), read_again)
+    yield from _rows(str(file), file.parent, _batches(parquet, range(parquet.num_row_groups), columns), read_again)
 
 
 def _open_parquet(file: Path) -> "parquet.ParquetFile":
-    """Read as it goes: neither a file nor a row group of it is in memory whole."""
     from pyarrow.parquet import ParquetFile
 
     return ParquetFile(file, memory_map=False, buffer_size=1 << 20)
+
+
+def _batches(file: "parquet.ParquetFile", groups: Iterable[int], columns: Sequence[str]) -> "Iterator[pa.RecordBatch]":
+    """One group after the other: asked for several at once, pyarrow keeps them all in memory. It has no threads, which a fork would lose."""
+    for group in groups:
+        yield from file.iter_batches(AT_ONCE, row_groups=[group], columns=columns, use_threads=False)
 
 
 @dataclass
@@ -179,7 +186,8 @@ def _image_of(file: Path, starts: Sequence[int], column: str, at: list[_Position
         except IndexError:
             position = None
         if position is None or (position.file, position.group) != (file, group) or offset < position.first:
-            batches = _open_parquet(file).iter_batches(AT_ONCE, row_groups=[group], columns=[column], use_threads=False)
+            position = None  # what it has in memory goes before more comes
+            batches = _batches(_open_parquet(file), [group], [column])
             position = _Position(file, group, 0, next(batches).column(0), batches)
         while offset >= position.first + len(position.images):
             position.first += len(position.images)
