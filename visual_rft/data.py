@@ -1,4 +1,4 @@
-"""The data of a task: what is in them and wrong with them, the split that is drawn from them, what a model is shown of them, and a data set made of them.
+"""The data of a task: what is in them and wrong with them, the split drawn from them, what a model is shown of them, and a data set made of them.
 
     python -m visual_rft.data check task=fsod_coco                          every problem, with file and row
     python -m visual_rft.data split task=fsod_coco task.shots=4 seed=1 out=coco_4_shot.json

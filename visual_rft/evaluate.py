@@ -144,13 +144,11 @@ def _by_predictions(job: Job[EvaluateConfig], task: Task, exam: Exam, interrupte
     c, started = job.config, time.perf_counter()
     assert c.predictions is not None
     text = read_text(c.predictions)
-    if are_coco_results(text):
-        evaluation = _of_boxes(c, exam, text)
-    else:
-        evaluation = judge(task, exam, completions(c.predictions, text, exam.questions), started)
+    are_boxes = are_coco_results(text)
+    evaluation = _of_boxes(c, exam, text) if are_boxes else judge(task, exam, completions(c.predictions, text, exam.questions), started)
     facts = {"test": fingerprint(exam.questions), "predictions": hashlib.sha256(text.encode()).hexdigest()}
     folder = _folder(job, "cpu", facts, interrupted)
-    if job.world.is_first and not are_coco_results(text):
+    if job.world.is_first and not are_boxes:
         _write(folder, exam, evaluation)
     return Evaluated(folder, evaluation, {"model": Path(c.predictions).name, "path": c.predictions})
 
@@ -165,7 +163,7 @@ def _of_boxes(c: EvaluateConfig, exam: Exam, text: str) -> Evaluation:
         raise ValueError(f"predictions={c.predictions}: a list, as COCO results are, and {c.task.name} is no detection task; {remedy}")
     found, others = coco_results(c.predictions, text, exam.boxes.images, exam.boxes.category_ids, exam.boxes.categories)
     if others:
-        print(f"{c.predictions}: {others.total()} boxes of {len(others)} categories that {c.task.name} does not test are left out", file=sys.stderr)
+        print(f"{c.predictions}: {others.total()} boxes of {len(others)} categories that {c.task.name} does not test do not count", file=sys.stderr)
     drawn: dict[tuple[int, str], list[Detection]] = {}
     for one in found:
         x, y, width, height = one.bbox_xywh

@@ -69,8 +69,8 @@ class Forgotten:
 def evaluate(task: Task, exam: Exam, ask: Asker, advance: Callable[[int], None], answers: Answers | None = None, world: World = ALONE) -> Evaluation:
     """Asks what the exam asks first, then each question that this leaves, and scores one completion for each question.
 
-    `ask` is given this rank's share; where it answers less, Preempted is raised on every rank. `advance` is told how many of all questions of this rank are done, of both kinds. What `answers` knows is not
-    asked again.
+    `ask` is given this rank's share; where it answers less, Preempted is raised on every rank. `advance` is told how many more of this rank's
+    questions, of both kinds, are done. What `answers` knows is not asked again.
     """
     started, kept = time.perf_counter(), answers or Forgotten()
     known = world.first(kept.known)

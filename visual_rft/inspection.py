@@ -38,8 +38,8 @@ class Looked(StrEnum):
 
 @dataclass(frozen=True)
 class Inspection:
-    """Of one part: where it is; how many images, objects and questions; images and objects by category; what was taken as a matter of course, by kind;
-    what could not be, a line each."""
+    """Of one part: where it is; how many images, objects and questions; images and objects by category; what was taken as a matter of course, by
+    kind; what could not be, a line each."""
 
     part: Part
     place: str

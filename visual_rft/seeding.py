@@ -29,8 +29,8 @@ def stream(role: Role, *numbers: int) -> Generator:
 
 
 def shuffled(items: Iterable[Item], role: Role, *numbers: int) -> list[Item]:
-    """Items in an order that depends on what they are called (`str`), the role and the numbers alone: not on how they came, nor on the machine, nor on
-    the version of any library, as streams do. For what people publish."""
+    """Items in an order that depends on what they are called (`str`), the role and the numbers alone: not on how they came, nor on the machine or the
+    version of a library, as streams may. For what people publish."""
 
     def rank(item: Item) -> bytes:
         return hashlib.sha256(repr((int(role), numbers, str(item))).encode()).digest()

@@ -28,7 +28,7 @@ from visual_rft.algorithm import AlgorithmOptions
 from visual_rft.checkpoint import CheckpointOptions, Checkpoints, check_room, newest, note
 from visual_rft.config import Job, start
 from visual_rft.distributed import Preempted, interruptible
-from visual_rft.evaluation import Asker, Evaluation, evaluate, gallery, judge, outcome, until
+from visual_rft.evaluation import Evaluation, evaluate, gallery, judge, outcome, until
 from visual_rft.hardware import HardwareOptions
 from visual_rft.inference import answer
 from visual_rft.journal import Journal, Written

@@ -90,8 +90,8 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """One label, in COCO's terms and as the data say it: category name, (x, y, width, height) in pixels of the original image, its `area` there (None:
-    that of the box), and whether it stands for a crowd."""
+    """One label, in COCO's terms and as the data say it: category name, (x, y, width, height) in pixels of the original image, its `area` there
+    (None: that of the box), and whether it stands for a crowd."""
 
     category: str
     bbox_xywh: Box
@@ -155,8 +155,8 @@ class AnnotatedImage:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Labelled images of a source; `category_ids` are all categories that its labels name, by its own numbers; `groups` are categories that are scored
-    together, too (LVIS: rare, common, frequent); `place` is what messages call it."""
+    """Labelled images of a source; `category_ids` are all categories that its labels name, by its own numbers; `groups` are categories that are
+    scored together, too (LVIS: rare, common, frequent); `place` is what messages call it."""
 
     images: Sequence[AnnotatedImage]
     category_ids: Mapping[str, int]

@@ -50,8 +50,8 @@ SCHEMAS: dict[str, type] = {
 
 @dataclass(frozen=True)
 class RowSet:
-    """Rows of image, problem and solution; whether their solutions are in pixels of the image, not in thousandths; whether answers are in the frame that
-    the model speaks, not in that of the solutions."""
+    """Rows of image, problem and solution; whether their solutions are in pixels of the image, not in thousandths; whether answers are in the frame
+    that the model speaks, not in that of the solutions."""
 
     rows: Sequence[Row]
     place: str

@@ -19,8 +19,8 @@ from visual_rft.vocabulary import AnnotatedImage, Annotation, ImageSet
 TABLES = ("images", "annotations", "categories")
 DOWNLOAD = (
     "take train2017.zip, val2017.zip and annotations_trainval2017.zip from https://cocodataset.org/#download (LVIS: lvis_v1_train.json.zip and "
-    "lvis_v1_val.json.zip from https://www.lvisdataset.org/dataset as well), unpack them into one folder and set data.root=FOLDER, or name a set of your "
-    "own with data.{part}_annotations=FILE.json data.{part}_images=FOLDER"
+    "lvis_v1_val.json.zip from https://www.lvisdataset.org/dataset as well), unpack them into one folder and set data.root=FOLDER, or name a set of "
+    "your own with data.{part}_annotations=FILE.json data.{part}_images=FOLDER"
 )
 FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}  # LVIS
 

@@ -1,4 +1,4 @@
-"""k-shot splits: a few images a category, drawn by a seed; the same on every machine, whatever the order of the files and the version of a library."""
+"""k-shot splits: a few images a category, drawn by a seed; the same on every machine, whatever the order of files and the version of a library."""
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence

@@ -47,8 +47,8 @@ def completions(file: str, text: str, questions: Sequence[Example]) -> list[str]
 def coco_results(
     file: str, text: str, images: Container[int], category_ids: Mapping[str, int], categories: Sequence[str]
 ) -> tuple[list[FoundBox], Counter[str]]:
-    """The boxes of the tested `categories`, unrounded and unclipped, as COCO's own evaluation takes them; and how many there are of each other
-    category that the data name, which do not count.
+    """All boxes, unrounded and unclipped, as COCO's own evaluation takes them; and how many there are of each category that the data name and that is
+    not among the tested `categories`.
 
     ValueError, naming file and row, for another form, a box without area, or an image or category that the data do not know.
     """
@@ -61,9 +61,8 @@ def coco_results(
             one = _found(row, images, category_ids, names)
         except ValueError as fault:
             raise ValueError(f"{file}, row {number}: {fault}") from fault
-        if one.category in wanted:
-            found.append(one)
-        else:
+        found.append(one)
+        if one.category not in wanted:
             others[one.category] += 1
     return found, others
 

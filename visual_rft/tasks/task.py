@@ -10,8 +10,8 @@ from visual_rft.vocabulary import CONTRACT, Answer, Contract, Example, Reason, R
 
 @dataclass
 class TaskOptions:
-    """What every task says of itself: its name; the k of its k-shot split (None: everything there is), whether a category may have fewer, and the seed
-    that draws it, or the file that holds it; how its questions are put."""
+    """What every task says of itself: its name; the k of its k-shot split (None: everything there is), whether a category may have fewer, and the
+    seed that draws it, or the file that holds it; how its questions are put."""
 
     name: str
     shots: int | None

@@ -75,8 +75,8 @@ def grounding_question(instruction: str, wording: Wording, contract: Contract) -
     if wording is Wording.terse_1:
         return f"Point at {instruction}. {_terse(contract)} its box (left,top),(right,bottom), in {_units(contract)}."
     return (
-        f"Find the one thing in the image that these words mean: {instruction}. {_full(contract)} The answer is its box, (x1,y1),(x2,y2): the left, top, "
-        f"right and bottom edge as whole numbers, in {_units(contract)}."
+        f"Find the one thing in the image that these words mean: {instruction}. {_full(contract)} The answer is its box, (x1,y1),(x2,y2): the left, "
+        f"top, right and bottom edge as whole numbers, in {_units(contract)}."
     )
 
 

@@ -78,7 +78,7 @@ def picture_again_svg(image: Image, picture_id: str, boxes: str) -> str:
 
 
 def boxes_svg(boxes_N: Sequence[Box], labels_N: Sequence[str], *, kind: str, of: Frame, width: int, height: int) -> str:
-    """A rectangle of CSS class `kind` for each box, which is in the frame `of`, in a picture of `width` × `height`, with its label at a top corner."""
+    """A rectangle of CSS class `kind` for each box, in the frame `of`, on a picture of `width` × `height`, with its label at a top corner."""
     corners_N4 = convert(boxes_N, of=of, to=Frame(width, height))
     return "".join(
         f'<rect class="{kind}" x="{x1:.1f}" y="{y1:.1f}" width="{x2 - x1:.1f}" height="{y2 - y1:.1f}"/>'

@@ -11,8 +11,8 @@ from visual_rft.vocabulary import NORM1000, Answer, Box, Frame, Refusal, Truth
 
 @dataclass(frozen=True)
 class Picture:
-    """One question about an image, its truth, and by name (before, after, …) the answers to it and the completions that hold them; boxes of all of them
-    are in `frame`."""
+    """One question about an image, its truth, and by name (before, after, …) the answers to it and the completions that hold them; all boxes are in
+    `frame`."""
 
     image: Image
     question: str
