@@ -17,7 +17,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from visual_rft.config import Job, start
-from visual_rft.tracking.comparison import arms_of, repeated_seeds, summary_table, write_json, write_page
+from visual_rft.tracking.comparison import arms_of, category_table, repeated_seeds, summary_table, write_json, write_page
 from visual_rft.tracking.console import print_table
 from visual_rft.tracking.runs import find_runs, patterns, read_run
 
@@ -27,6 +27,7 @@ class Shown(StrEnum):
 
     metric = "metric"  # the task's own, and how many answers were well-formed
     all = "all"
+    categories = "categories"  # the task's own, category by category
 
 
 @dataclass
@@ -65,7 +66,7 @@ def run(job: Job[ReportConfig]) -> None:
     for arm in arms:
         for seed, runs in repeated_seeds(arm).items():
             print(f"warning: {arm.label}: seed {seed} more than once, and all count: {', '.join(str(r.folder) for r in runs)}", file=sys.stderr)
-    head, *rows = summary_table(arms, every_score=c.scores is Shown.all)
+    head, *rows = category_table(arms) if c.scores is Shown.categories else summary_table(arms, every_score=c.scores is Shown.all)
     print_table(head, rows)
     for file, write in ((c.out, write_page), (c.json, write_json)):
         if file:

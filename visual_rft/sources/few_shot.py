@@ -13,20 +13,22 @@ Pairs = list[tuple[int, str]]
 def k_shot(shown: Mapping[int, Collection[str]], categories: Sequence[str], *, shots: int, at_most: bool = False, seed: int) -> Pairs:
     """`shots` images for each category, no image twice, of images, by id, that show the categories `shown`.
 
-    Raises ValueError when there are fewer images than are asked for; with `at_most` a category takes what there is, if that is anything.
+    Raises ValueError when there are fewer images than are asked for; with `at_most` a category takes what there is, and only nothing at all is
+    refused.
     """
     free = dict.fromkeys(shuffled(shown, Role.SHOTS, seed))
     pairs: Pairs = []
     for category in categories:
         chosen = [i for i in free if category in shown[i]][:shots]
-        if len(chosen) < (1 if at_most else shots):
+        if len(chosen) < shots and not at_most:
             found = f"only {len(chosen)} unused images show '{category}'"
-            raise ValueError(
-                f"task.shots={shots}: {found}; ask for at most {len(chosen)} shots" if chosen else f"task.shots={shots}: {found}; leave it out"
-            )
+            remedy = f"ask for at most {len(chosen)} shots, or take what there is, task.at_most=true" if chosen else "leave that category out"
+            raise ValueError(f"task.shots={shots}: {found}; {remedy}")
         for i in chosen:
             del free[i]
         pairs += [(i, category) for i in chosen]
+    if not pairs:
+        raise ValueError(f"task.shots={shots}: no image shows any of {', '.join(categories)}; give other data, or other categories")
     return pairs
 
 

@@ -104,9 +104,23 @@ def score_names(arm: Arm) -> list[str]:
     return list(dict.fromkeys([arm.metric, *(name for run in arm.runs for name in run.scores)]))
 
 
+def categories(arm: Arm) -> list[str]:
+    """Every category of the arm's runs."""
+    return list(dict.fromkeys(name for run in arm.runs for name in run.categories))
+
+
 def change(arm: Arm, score: str) -> Change:
     """What became of a score. A run that lacks it leaves the arm without a number: a mean over the others would be of other runs."""
-    before_R, after_R = zip(*(run.scores.get(score, (math.nan, math.nan)) for run in arm.runs), strict=True)
+    return _change([run.scores.get(score, (math.nan, math.nan)) for run in arm.runs])
+
+
+def change_of(arm: Arm, category: str) -> Change:
+    """What became of the metric of a category; else as `change`."""
+    return _change([run.categories.get(category, (math.nan, math.nan)) for run in arm.runs])
+
+
+def _change(scores_R: Sequence[tuple[float, float]]) -> Change:
+    before_R, after_R = zip(*scores_R, strict=True)
     changes_R = [after - before for before, after in zip(before_R, after_R, strict=True)]
     return Change(mean_interval(before_R)[0], mean_interval(after_R)[0], *mean_interval(changes_R))
 
@@ -119,6 +133,14 @@ def summary_table(arms: Sequence[Arm], *, every_score: bool) -> list[tuple[str, 
         for name in score_names(arm) if every_score else [arm.metric]:
             more = [number(change(arm, score).after) for score in last]
             rows.append((arm.label, name, str(len(arm.runs)), *_numbers(change(arm, name)), *more, number(arm.seconds, ".0f")))
+    return rows
+
+
+def category_table(arms: Sequence[Arm]) -> list[tuple[str, ...]]:
+    """Head and rows as text: each arm's metric, category by category."""
+    rows: list[tuple[str, ...]] = [("", "category", "score", "runs", "before", "after", "change", "± 95 %")]
+    for arm in arms:
+        rows += [(arm.label, name, arm.metric, str(len(arm.runs)), *_numbers(change_of(arm, name))) for name in categories(arm)]
     return rows
 
 
@@ -144,8 +166,9 @@ def _plain(arm: Arm) -> dict[str, Any]:
         }
         for run in arm.runs
     ]
-    seeds = [run.seed for run in arm.runs]
-    return {"label": arm.label, "metric": arm.metric, "seeds": seeds, "seconds": _or_none(arm.seconds), "scores": scores, "runs": runs}
+    by_category = {name: {key: _or_none(value) for key, value in vars(change_of(arm, name)).items()} for name in categories(arm)}
+    told = {"label": arm.label, "metric": arm.metric, "seeds": [run.seed for run in arm.runs], "seconds": _or_none(arm.seconds)}
+    return told | {"scores": scores, "by_category": by_category, "runs": runs}
 
 
 def _or_none(value: float) -> float | None:
@@ -161,6 +184,7 @@ def write_page(path: Path, arms: Sequence[Arm]) -> None:
         [
             f"<h1>{title}</h1><p><small>{told}</small></p>",
             section("Before and after", _scores(arms)),
+            section("By category", "".join(f"<h3>{escape(arm.label)}</h3>{_by_category(arm)}" for arm in arms if categories(arm))),
             section("Curves", _curves(arms)),
             section("Runs", "".join(f"<h3>{escape(arm.label)}</h3>{_runs(arm)}" for arm in arms)),
         ]
@@ -176,6 +200,11 @@ def _scores(arms: Sequence[Arm]) -> str:
 def _score(name: str, arms: Sequence[Arm]) -> str:
     rows = [(arm.label, str(len(arm.runs)), *_numbers(change(arm, name))) for arm in arms]
     return table(("", "runs", "before", "after", "change", "± 95 %"), rows)
+
+
+def _by_category(arm: Arm) -> str:
+    rows = [(name, *_numbers(change_of(arm, name))) for name in categories(arm)]
+    return table((arm.metric, "before", "after", "change", "± 95 %"), rows)
 
 
 def _runs(arm: Arm) -> str:

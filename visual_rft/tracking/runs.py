@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ CHANCE = ("seed", "task.split_seed")
 NOT_MATHEMATICS = ("hardware.", "logger.", "checkpoint.", "resume")
 # What a program made of its configuration: two programs (GRPO, supervised tuning) may be given the same one.
 OUTCOME = ("task", "model", "metric", "steps")
+BY_CATEGORY = "by category"
 REMEDY = "run it again, or leave its folder out of runs=…"
 
 
@@ -25,7 +26,7 @@ class Run:
     """A finished run. NaN stands where it has no number.
 
     scores: before and after by name, the task's metric first; setting: dotted key -> value, as text, of all that runs of one arm share;
-    metrics: the lines of `metrics.jsonl`; environment: `environment.json`, empty where there is none.
+    metrics: the lines of `metrics.jsonl`; environment: `environment.json`, empty where there is none; categories: the metric of each, before and after.
     """
 
     folder: Path
@@ -38,6 +39,7 @@ class Run:
     setting: Mapping[str, str]
     metrics: Sequence[Mapping[str, float]]
     environment: Mapping[str, Any]
+    categories: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def find_runs(patterns: Sequence[str]) -> tuple[list[Path], list[Path]]:
@@ -90,7 +92,8 @@ def read_run(folder: Path) -> Run:
     summary = _object(_text(file), str(file))
     try:
         task, model, metric = (_word(summary, key) for key in ("task", "model", "metric"))
-        scores = {metric: (_number(summary, "before"), _number(summary, "after"))} | _shared(summary)
+        shared, categories = _shared(summary)
+        scores = {metric: (_number(summary, "before"), _number(summary, "after"))} | shared
         seed, seconds = int(_number(summary, "seed")), _number(summary, "seconds")
     except (ValueError, OverflowError) as error:
         raise ValueError(f"{file}: {error}, so this is not the summary of a training run; {REMEDY}") from error
@@ -101,14 +104,25 @@ def read_run(folder: Path) -> Run:
     data = environment.get("data")
     if isinstance(data, dict) and "test" in data:  # what was asked; the seed draws what was trained on
         outcome["data.test"] = _plain(data["test"])
-    return Run(folder, task, model, metric, seed, seconds, scores, setting | outcome, list(_metrics(folder / "metrics.jsonl")), environment)
+    return Run(
+        folder, task, model, metric, seed, seconds, scores, setting | outcome, list(_metrics(folder / "metrics.jsonl")), environment, categories
+    )
 
 
-def _shared(summary: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
-    """The scores that both evaluations hold; mappings (scores by category, refusals) are not among them."""
-    before, after = ({} if summary.get(key) is None else summary[key] for key in ("evaluation_before", "evaluation_after"))
-    if not isinstance(before, dict) or not isinstance(after, dict):
-        raise ValueError("`evaluation_before` and `evaluation_after` are not both objects")
+def _shared(summary: Mapping[str, Any]) -> tuple[dict[str, tuple[float, float]], dict[str, tuple[float, float]]]:
+    """The scores that both evaluations hold, refusals not among them; and those by category."""
+    before, after = (_inner(summary, key) for key in ("evaluation_before", "evaluation_after"))
+    return _in_both(before, after), _in_both(_inner(before, BY_CATEGORY), _inner(after, BY_CATEGORY))
+
+
+def _inner(values: Mapping[str, Any], key: str) -> dict[str, Any]:
+    inner = {} if values.get(key) is None else values[key]
+    if not isinstance(inner, dict):
+        raise ValueError(f"`{key}` is not an object")
+    return inner
+
+
+def _in_both(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
     names = [name for name in before if name in after and not isinstance(before[name], dict) and not isinstance(after[name], dict)]
     return {name: (_number(before, name), _number(after, name)) for name in names}
 

@@ -13,7 +13,7 @@ from visual_rft.vocabulary import Example
 
 @dataclass(frozen=True)
 class Sample:
-    """One question as a model reads it; `prompt` has one placeholder for all cells of an image. Tokens: of its images, of all of it, of the answer."""
+    """One question as a model reads it; `prompt` has one placeholder for all cells of an image. Tokens of its images, of all, of the answer."""
 
     example: Example
     prompt: str
