@@ -224,7 +224,9 @@ class _Source:
     test: Callable[[Any, Findings], ImageSet | RowSet]
 
 
-def _rows(path: str, data: rows.RowOptions, split: str, findings: Findings) -> RowSet:
+def _rows(key: str, path: str | None, data: rows.RowOptions, split: str, findings: Findings) -> RowSet:
+    if path is None:
+        raise ValueError(f"{key}: must be given, a path or a name on the hub, {key}=…")
     found = rows.read_rows(path, images=data.images, split=split, findings=findings)
     return RowSet(found, path, data.solution_frame is rows.Frames.pixels, data.answer_frame is rows.Answered.model)
 
@@ -262,7 +264,7 @@ _SOURCES: dict[type, _Source] = {
     digits.DigitOptions: _Source(digits.train_images, lambda data, _: digits.test_images(data, TEST_SEED)),
     coco.CocoOptions: _Source(_coco_train, coco.test_images),
     rows.RowOptions: _Source(
-        lambda data, _, findings: _rows(data.train, data, data.train_split, findings),
-        lambda data, findings: _rows(data.test, data, data.test_split, findings),
+        lambda data, _, findings: _rows("data.train", data.train, data, data.train_split, findings),
+        lambda data, findings: _rows("data.test", data.test, data, data.test_split, findings),
     ),
 }
