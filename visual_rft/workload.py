@@ -87,7 +87,7 @@ def test_exam(options: TaskOptions, data: DataOptions, speaks: Speaks) -> Exam:
         raise ValueError(f"task.present={present}: rows of image, problem and solution ask what they ask; leave it at ground_truth")
     else:
         exam = kind.exam(options, *_of_rows(task(options, RewardOptions()), found, style))
-    file = getattr(options, "presence", None)
+    file = options.presence if isinstance(options, detection.DetectionOptions) else None
     if file is None or exam.screening is None:
         return exam
     asked = exam.screening.questions
