@@ -44,7 +44,7 @@ from visual_rft.tasks.task import Exam, Task, TaskOptions
 from visual_rft.tracking.console import Console, print_table
 from visual_rft.tracking.report import Report, write_report
 from visual_rft.tracking.runfolder import KeptAnswers, RunFolder, environment
-from visual_rft.vocabulary import Answer, Detection, DetectionAnswer, Original, Refusal, Speaks
+from visual_rft.vocabulary import Answer, Detection, DetectionAnswer, Frame, Original, Refusal
 
 
 @dataclass
@@ -83,8 +83,9 @@ class Evaluated:
 def run(job: Job[EvaluateConfig]) -> Path:
     """One evaluation, from a checked configuration to a finished folder, which it returns."""
     c, started, world = job.config, time.perf_counter(), job.world
+    boxes = c.predictions is not None and are_coco_results(read_text(c.predictions))
     for key in job.typed:
-        if ((c.run or c.predictions) and key.startswith("model")) or (c.predictions and key.startswith("hardware")):
+        if ((c.run or boxes) and key.startswith("model")) or (c.predictions and key.startswith("hardware")):
             raise ValueError(f"{key}: not read with {'run' if c.run else 'predictions'}=…; leave it out")
     interrupted = world.first(lambda: find_run(job.folder, job.yaml) if c.resume is Resume.auto else None)
     if interrupted and is_finished(interrupted):
@@ -96,7 +97,7 @@ def run(job: Job[EvaluateConfig]) -> Path:
             world.first(lambda: _hold(interrupted, held))
         task = workload.task(c.task, RewardOptions())
         model = c.model if c.run is None else model_of(Path(c.run).expanduser(), c.task.name, task_typed="task" in job.typed)
-        exam = world.each(lambda: workload.test_exam(c.task, c.data, _speaks(c, model)))
+        exam = world.each(lambda: workload.test_exam(c.task, c.data, _in_pixels if boxes else loading.speaks(model)))
         done = _by_model(job, task, exam, model, interrupted) if c.predictions is None else _by_predictions(job, task, exam, interrupted)
         summary = {"task": c.task.name, **done.source, "metric": done.evaluation.metric, "value": done.evaluation.value}
         summary |= {"evaluation": done.evaluation.plain(), "questions": len(exam.questions), "seconds": round(time.perf_counter() - started, 1)}
@@ -111,9 +112,9 @@ def _hold(folder: Path, held: ExitStack) -> None:
     held.enter_context(hold(folder))
 
 
-def _speaks(c: EvaluateConfig, model: ModelOptions) -> Speaks:
-    """Boxes of COCO results are in pixels already, whoever found them."""
-    return loading.speaks(model) if c.predictions is None or not are_coco_results(read_text(c.predictions)) else lambda size: Original(*size)
+def _in_pixels(size: tuple[int, int]) -> Frame:
+    """What boxes of COCO results are in, whoever found them; completions are in the frame of `model`."""
+    return Original(*size)
 
 
 def _by_model(job: Job[EvaluateConfig], task: Task, exam: Exam, model: ModelOptions, interrupted: Path | None) -> Evaluated:

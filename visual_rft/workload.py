@@ -100,7 +100,7 @@ def exam_of(options: TaskOptions, found: ImageSet | RowSet, speaks: Speaks, find
     else:
         asked = _of_rows(task(options, RewardOptions()), _apart(found.rows), found, style, findings)
         exam = kind.exam(options, asked, _labelled(asked, found.place))
-    file = getattr(options, "presence", None)
+    file = options.presence if isinstance(options, detection.DetectionOptions) else None
     if file is None or exam.screening is None:
         return exam
     first = exam.screening.questions
