@@ -27,7 +27,7 @@ ABSENT = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # numbers that COCO never gav
 LVIS = ["horse_buggy", "die", "kitchen_table", "omelet", "papaya", "stepladder", "casserole", "futon", "mallet", "sugar_bowl"]
 LVIS_OTHERS = ["egg_roll", "garbage", "handsaw", "hippopotamus", "shot_glass"]
 SIZES = ((128, 128), (160, 128), (128, 160), (192, 128))  # pixels of the images
-PARTS = {"train": (Split.TRAIN, 240), "val": (Split.TEST, 60)}  # scenes
+PARTS = {"train": (Split.TRAIN, 240), "val": (Split.TEST, 40)}  # scenes
 
 Row = dict[str, Any]
 
