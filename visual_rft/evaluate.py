@@ -97,7 +97,8 @@ def run(job: Job[EvaluateConfig]) -> Path:
             world.first(lambda: _hold(interrupted, held))
         task = workload.task(c.task, RewardOptions())
         model = c.model if c.run is None else model_of(Path(c.run).expanduser(), c.task.name, task_typed="task" in job.typed)
-        exam = world.each(lambda: workload.test_exam(c.task, c.data, _in_pixels if boxes else loading.speaks(model)))
+        found = world.each(lambda: workload.test_data(c.data))
+        exam = world.each(lambda: workload.exam_of(c.task, found, _in_pixels if boxes else loading.speaks(model)))
         done = _by_model(job, task, exam, model, interrupted) if c.predictions is None else _by_predictions(job, task, exam, interrupted)
         summary = {"task": c.task.name, **done.source, "metric": done.evaluation.metric, "value": done.evaluation.value}
         summary |= {"evaluation": done.evaluation.plain(), "questions": len(exam.questions), "seconds": round(time.perf_counter() - started, 1)}

@@ -97,8 +97,9 @@ def _hold(folder: Path, held: ExitStack) -> None:
 def _train(job: Job[TrainConfig], interrupted: Path | None, held: ExitStack) -> Path:
     c, world, started = job.config, job.world, time.perf_counter()
     task = workload.task(c.task, c.rewards)
-    speaks = world.each(lambda: loading.speaks(c.model))
-    examples, exam = world.each(lambda: (workload.train_examples(c.task, c.data, speaks), workload.test_exam(c.task, c.data, speaks)))
+    found = world.each(lambda: (workload.training_data(c.data, c.task.split_seed), workload.test_data(c.data)))
+    speaks = world.each(lambda: loading.speaks(c.model))  # not before: a model may have to be downloaded
+    examples, exam = world.each(lambda: (workload.examples_of(c.task, found[0], speaks), workload.exam_of(c.task, found[1], speaks)))
     machine = hardware.prepare(c.hardware, c.seed, world)
     models = policies.load(c.model, c.hardware, machine, world, with_reference=c.algorithm.kl.coefficient > 0)
     trainer = Trainer(models, task, c.algorithm, c.hardware, world)
