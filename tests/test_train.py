@@ -160,13 +160,19 @@ def test_a_sweep_over_tasks_ends_in_one_table_and_a_failing_job_stops_no_other(t
     [
         ("task.shot=4", "task.shot: no such key; did you mean task.shots?"),
         ("steps=ten", "steps: Value 'ten' of type 'str' could not be converted to Integer"),
-        ("task=nope", "task=nope: no such option; there is cls_digits, fsod_coco, fsod_digits, grounding_digits, ovd_digits"),
+        (
+            "task=nope",
+            "task=nope: no such option; there is cls_digits, custom_detection, fsod_coco, fsod_digits, fsod_lvis, fsod_mg, grounding_digits, ovd_coco",
+        ),
         ("algorithm.group_size=1", "algorithm.group_size=1: an advantage compares the completions of one prompt; ask for 2 or more"),
         ("task.shots=500", "task.shots=500: only"),
         ("model.path=/not/there", "model.path=/not/there: no config.json in /not/there; give a Hugging Face model folder, or embedded:tiny"),
         ("hardware.device=cuda", "hardware.device=cuda: torch"),
         ("+rewards.weights.colour=2", "rewards.weights.colour: this task has no such reward part"),
-        ("task=fsod_coco", "data.train_annotations: data/coco/annotations/instances_train2017.json: No such file or directory; take train2017.zip"),
+        (
+            "task=fsod_coco model=tiny hardware=cpu",
+            "data.train_annotations: data/coco/annotations/instances_train2017.json: No such file or directory; take train2017.zip",
+        ),
         ("task.negatives=1e308", "task.negatives=1e+308: must lie in 0..100"),
         ("steps=0", "steps=0: must be at least 1"),
         ("hardware.device=mps", "hardware.device=mps: no such kind of device"),
@@ -190,7 +196,7 @@ def test_a_sweep_over_tasks_ends_in_one_table_and_a_failing_job_stops_no_other(t
 def test_bad_input_is_one_line_and_leaves_nothing(override: str, line: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     if override == "hardware.device=cuda" and torch.cuda.is_available():
         return
-    assert main([override, "hardware.threads=1", f"hydra.run.dir={tmp_path / 'run'}"]) == 2
+    assert main([*override.split(), "hardware.threads=1", f"hydra.run.dir={tmp_path / 'run'}"]) == 2
     out, err = capfd.readouterr()
     assert out == "" and err.startswith(line) and err.count("\n") == 1
     assert not (tmp_path / "run").exists()

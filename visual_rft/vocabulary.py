@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -111,9 +112,16 @@ class StoredImage:
 
     @classmethod
     def of(cls, id: int, pixels: Image) -> "StoredImage":
-        """One that is in memory."""
-        content = repr((pixels.mode, pixels.size)).encode()
-        return cls(id, str(id), pixels.size, lambda: pixels, lambda: hashlib.sha256(content + pixels.tobytes()).hexdigest())
+        """One that is in memory; other processes can be handed it."""
+        return cls(id, str(id), pixels.size, partial(_itself, pixels), partial(_digest, pixels))
+
+
+def _itself(pixels: Image) -> Image:
+    return pixels
+
+
+def _digest(pixels: Image) -> str:
+    return hashlib.sha256(repr((pixels.mode, pixels.size)).encode() + pixels.tobytes()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
