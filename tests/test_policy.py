@@ -116,9 +116,9 @@ def test_images_follow_their_questions_when_examples_are_permuted(untrained: tup
 def test_an_image_asked_about_twice_is_processed_once(untrained: tuple[Policy, Processor], digit_questions: list[Example]) -> None:
     policy, processor = untrained
     asked = ask(policy, prepare(processor, digit_questions))
-    ids = list(dict.fromkeys(question.image_id for question in digit_questions))
+    ids = list(dict.fromkeys(question.asked_about.id for question in digit_questions))
     assert len(asked.pixels.grid_I3) == len(ids) < len(digit_questions)
-    assert [prompt.images for prompt in asked.prompts] == [(ids.index(question.image_id),) for question in digit_questions]
+    assert [prompt.images for prompt in asked.prompts] == [(ids.index(question.asked_about.id),) for question in digit_questions]
     for question, (row,) in zip(digit_questions, (prompt.images for prompt in asked.prompts), strict=True):
         alone = processor.pixels([question.image])
         shown = asked.pixels.of([row])
