@@ -126,8 +126,7 @@ def _itself(pixels: Image) -> Image:
 
 def _ppm(pixels: Image) -> bytes:
     """A file whose bytes depend on no library's version."""
-    return f"P6 {pixels.width} {pixels.height} 255
-".encode() + pixels.convert("RGB").tobytes()
+    return f"P6 {pixels.width} {pixels.height} 255\n".encode() + pixels.convert("RGB").tobytes()
 
 
 @dataclass(frozen=True, slots=True)
