@@ -162,7 +162,7 @@ def test_a_sweep_over_tasks_ends_in_one_table_and_a_failing_job_stops_no_other(t
         ("steps=ten", "steps: Value 'ten' of type 'str' could not be converted to Integer"),
         (
             "task=nope",
-            "task=nope: no such option; there is cls_digits, custom_detection, fsod_coco, fsod_digits, fsod_lvis, fsod_mg, grounding_digits, ovd_coco",
+            "task=nope: no such option; there is cls_digits, custom_detection, fsod_coco, fsod_digits, fsod_lvis, fsod_mg, grounding_digits",
         ),
         ("algorithm.group_size=1", "algorithm.group_size=1: an advantage compares the completions of one prompt; ask for 2 or more"),
         ("task.shots=500", "task.shots=500: only"),
