@@ -18,6 +18,7 @@ from visual_rft import evaluate as entry
 from visual_rft import train, workload
 from visual_rft.distributed import ALONE, Preempted, World
 from visual_rft.evaluation import Asker, Evaluation, evaluate, until
+from visual_rft.resuming import find_run, is_running
 from visual_rft.rewards.options import RewardOptions
 from visual_rft.sources.digits import CATEGORIES, DigitOptions
 from visual_rft.tasks.detection import DetectionOptions
@@ -304,6 +305,21 @@ def test_the_entry_goes_on_with_an_evaluation_that_a_signal_ended(
     asked.clear()
     assert entry.main([*SMALL, "hydra.run.dir=one", "resume=auto"]) == 0 and asked == []
     assert "one: this evaluation has finished; nothing is left to do\n" in capfd.readouterr().err
+
+
+def test_an_evaluation_that_goes_on_is_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two with resume=auto, started together."""
+    answer, held = entry.answer, list[bool]()
+
+    def meanwhile(*given: Any, **options: Any) -> Any:
+        held.append(is_running(tmp_path))
+        with pytest.raises(ValueError, match="its run is still going on"):
+            find_run(tmp_path, "")
+        return answer(*given, **options)
+
+    monkeypatch.setattr(entry, "answer", meanwhile)
+    assert entry.main([*SMALL, f"hydra.run.dir={tmp_path}", "resume=auto"]) == 0
+    assert held and all(held) and not is_running(tmp_path)
 
 
 def test_a_presence_file_of_an_evaluation_is_given_to_another(tmp_path: Path) -> None:
