@@ -19,10 +19,13 @@ from visual_rft.vocabulary import AnnotatedImage
 
 COCO = {"bus": 6, "train": 7, "fire hydrant": 11, "stop sign": 13, "cat": 17, "dog": 18, "bed": 65, "toilet": 70, "mouse": 74, "toaster": 80}
 # Every category of COCO has its name in the file, with images or without.
-OTHERS = """person bicycle car motorcycle airplane truck boat traffic_light parking_meter bench bird horse sheep cow elephant bear zebra giraffe
-backpack umbrella handbag tie suitcase frisbee skis snowboard sports_ball kite baseball_bat baseball_glove skateboard surfboard tennis_racket bottle
-wine_glass cup fork knife spoon bowl banana apple sandwich orange broccoli carrot hot_dog pizza donut cake chair couch potted_plant dining_table tv laptop remote
-keyboard cell_phone microwave oven sink refrigerator book clock vase scissors teddy_bear hair_drier toothbrush"""
+OTHERS = """
+person bicycle car motorcycle airplane truck boat traffic_light parking_meter bench bird horse sheep cow elephant bear zebra
+giraffe backpack umbrella handbag tie suitcase frisbee skis snowboard sports_ball kite baseball_bat baseball_glove skateboard
+surfboard tennis_racket bottle wine_glass cup fork knife spoon bowl banana apple sandwich orange broccoli carrot hot_dog pizza
+donut cake chair couch potted_plant dining_table tv laptop remote keyboard cell_phone microwave oven sink refrigerator book clock
+vase scissors teddy_bear hair_drier toothbrush
+"""
 ABSENT = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # numbers that COCO never gave
 LVIS = ["horse_buggy", "die", "kitchen_table", "omelet", "papaya", "stepladder", "casserole", "futon", "mallet", "sugar_bowl"]
 LVIS_OTHERS = ["egg_roll", "garbage", "handsaw", "hippopotamus", "shot_glass"]
