@@ -126,7 +126,7 @@ def _by_model(job: Job[EvaluateConfig], task: Task, exam: Exam, model: ModelOpti
     """The model's answers, worth what they are; the folder they are in; who gave them."""
     c, world = job.config, job.world
     policy, processor = world.each(lambda: loading.load(model, hardware.prepare(c.hardware, c.seed, world)))
-    folder = make(str(policy.device), {"test": fingerprint(exam.questions)})
+    folder = make(str(policy.device), {"test": fingerprint(exam.questions), "model": model.path})  # a run may have gone on to another checkpoint
     with _progress(world, exam) as advance, interruptible() as is_asked_to_stop:
         tokens, together, workers = c.algorithm.max_completion_tokens, c.hardware.decoded_together, c.hardware.workers
         ask = partial(answer, policy, processor, max_tokens=tokens, together=together, workers=workers)

@@ -107,14 +107,11 @@ def _train(job: Job[TrainConfig], interrupted: Path | None, held: ExitStack) -> 
     facts = environment(str(models.speaker.device), {"train": fingerprint(examples), "test": fingerprint(exam.questions)})
     saved = trainer.tensors() if c.checkpoint.every else models.whole_weights()
     world.first(lambda: check_room((interrupted or job.folder) / "checkpoints", c.checkpoint, saved))
-    folder = (
-        RunFolder(instead(job.folder, interrupted))
-        if interrupted
-        else world.first(lambda: _create(job, facts, workload.split(c.task, examples), held))
-    )
+    folder = RunFolder(instead(job.folder, interrupted)) if interrupted else world.first(lambda: _create(job, facts, held))
     points = Points(trainer, folder, c.checkpoint, loading.beside_weights(c.model.path))
     if interrupted:
         started -= go_on(trainer, folder, facts)
+    world.first(lambda: folder.write_json("split.json", workload.split(c.task, examples)))
 
     with told(job, folder) as journal, interruptible() as is_asked_to_stop:
         if trainer.progress.steps:
@@ -137,10 +134,9 @@ def _train(job: Job[TrainConfig], interrupted: Path | None, held: ExitStack) -> 
     return folder.path
 
 
-def _create(job: Job[TrainConfig], facts: Mapping[str, Any], split: Mapping[str, Any], held: ExitStack) -> RunFolder:
+def _create(job: Job[TrainConfig], facts: Mapping[str, Any], held: ExitStack) -> RunFolder:
     folder = RunFolder.create(job.folder, job.yaml, facts)
     _hold(folder.path, held)
-    folder.write_json("split.json", split)
     return folder
 
 
