@@ -8,9 +8,9 @@ the run folder. Answers are made from the truth: most are near it, some miss a b
 
 `lvis`: 19,809 images with 1,203 categories and 12 labels each, about the numbers of lvis_v1_val.json, outlines included, of 20 to 60 points.
 
-Both data sets are synthesised in $TMPDIR. Each is read in a process of its own: `peak_gb` is the most memory that it has held (VmHWM), what Python and
-torch take included. `load` is the machine's load average when it began: what else runs beside it is in the seconds. The musts: an evaluation within
-60 s and 1 GB, LVIS read within 30 s.
+Both data sets are synthesised in $TMPDIR. Each is read in a process of its own: `peak_gb` is the most memory that it has held (VmHWM), what Python
+and torch take included. `load` is the machine's load average when it began: what else runs beside it is in the seconds. The musts: an evaluation
+within 60 s and 1 GB, LVIS read within 30 s.
 """
 
 import argparse
