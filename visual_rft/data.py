@@ -11,7 +11,8 @@ Results are on stdout. `check` exits with 2 when it has found a problem.
 import io
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -106,13 +107,10 @@ def run(job: Job[Any]) -> None:
 
 def check(c: CheckConfig) -> None:
     """What both parts hold, and each fault, a line each, on stdout. Raises ValueError at the end when there was one."""
-    found = []
-    with Console(0) as console:
-        for part in Part:
-            console.say(f"check {part}")
-            found.append(inspect(c.task, c.data, part, c.images, console.stage))
-    if c.out:
-        _write(Path(c.out).expanduser(), json.dumps([one.plain() for one in found], indent=2) + "\n")
+    out = _in_a_folder(c.out) if c.out else None
+    found = [inspect(c.task, c.data, part, c.images, _stage) for part in Part]
+    if out:
+        _write(out, json.dumps([one.plain() for one in found], indent=2) + "\n")
     for one in found:
         _print(one)
     faults = sum(len(one.faults) for one in found)
@@ -120,10 +118,17 @@ def check(c: CheckConfig) -> None:
         raise ValueError(f"{faults} problem{'s' * (faults > 1)} in the data of {c.task.name}; each is named above, with its file and row")
 
 
+@contextmanager
+def _stage(name: str, total: int) -> Iterator[Callable[[int], None]]:
+    with Console(0) as console, console.stage(name, total) as advance:
+        yield advance
+
+
 def _print(one: Inspection) -> None:
-    print(f"{one.part}: {one.images} images, {one.objects} objects, {one.questions} questions; {one.place}")
-    shown = {name: counts for name, counts in one.by_category.items() if any(counts)}
-    print_table(("category", "images", "objects"), [(name, str(images), str(objects)) for name, (images, objects) in shown.items()])
+    print(f"{one.part}: {one.images} images, {one.objects} objects, {one.questions} questions" + (f"; {one.place}" if one.place else ""))
+    shown = [(name, str(images), str(objects)) for name, (images, objects) in one.by_category.items() if images]
+    if shown:
+        print_table(("category", "images", "objects"), shown)
     for kind, times in one.handled.items():
         print(f"{times} × {kind}")
     for fault in one.faults:
@@ -144,11 +149,11 @@ def split(c: SplitConfig) -> None:
 
 def build(c: BuildConfig) -> None:
     """Writes the questions of a part with their images and solutions."""
+    out = _new(c.out)
     examples = _examples(c, c.part, lambda _: NORM1000)
     for example in examples:
         if len(example.images) > 1:
             raise ValueError(f"{example.id}: shows several images, which a row of a parquet cannot; leave it out")
-    out = Path(c.out).expanduser()
     write_rows(_rows(examples), out)
     print(f"{out}: {len(examples)} rows, {out.stat().st_size / 2**20:.1f} MB")
 
@@ -209,9 +214,14 @@ def _examples(c: DataConfig, part: Part, speaks: Speaks) -> Sequence[Example]:
 
 
 def _new(out: str) -> Path:
-    path = Path(out).expanduser()
+    path = _in_a_folder(out)
     if path.exists():
         raise ValueError(f"out={out}: exists; name another file, or delete it")
+    return path
+
+
+def _in_a_folder(out: str) -> Path:
+    path = Path(out).expanduser()
     if not path.parent.is_dir():
         raise ValueError(f"out={out}: no such folder; name a file that can be written")
     return path

@@ -181,7 +181,7 @@ def _inside(annotation: Annotation, size: tuple[int, int]) -> Annotation | None:
     return Annotation(annotation.category, (left, top, right - left, bottom - top)) if left < right and top < bottom else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Detection:
     """One box the model drew, in its contract's frame, with a confidence in 0..1."""
 
@@ -198,7 +198,7 @@ class Instruction:
     sort: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class DetectionAnswer:
     """A parsed detection answer; no detections means the model said `No Objects`."""
 
@@ -264,7 +264,7 @@ class GroundingAnswer:
 Answer = DetectionAnswer | ClassAnswer | GroundingAnswer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Refusal:
     """A completion that is not an answer: the reason, and the few characters that show it."""
 
@@ -272,7 +272,7 @@ class Refusal:
     detail: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class DetectionTruth:
     """The boxes of one category in one image, in the contract's frame; none means the category is absent."""
 

@@ -22,6 +22,7 @@ DOWNLOAD = (
     "lvis_v1_val.json.zip from https://www.lvisdataset.org/dataset as well), unpack them into one folder and set data.root=FOLDER, or name a set of "
     "your own with data.{part}_annotations=FILE.json data.{part}_images=FOLDER"
 )
+MOST_PIXELS = 1 << 31  # a side
 FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}  # LVIS
 
 Row = dict[str, Any]
@@ -60,7 +61,7 @@ def read_coco(file: Path, folder: Path, part: str, findings: Findings) -> ImageS
     categories = reader.by_id("categories", tables)
     names = {i: name for i, row in categories.items() if (name := reader.field("categories", row, "name", str)) is not None}
     rows = reader.by_id("images", tables)
-    labels = reader.labels(tables["annotations"], names, rows)
+    labels = reader.labels(tables["annotations"], {i: names.get(i) for i in categories}, rows)
     read = (reader.image(rows[i], folder, part, names, tuple(labels[i])) for i in sorted(rows))
     images = [image for image in read if image is not None]
     _count(images, names, findings)
@@ -131,8 +132,8 @@ class _Reader:
                 rows[key] = row
         return rows
 
-    def labels(self, rows: Sequence[Row], names: Mapping[int, str], images: Collection[int]) -> dict[int, list[Annotation]]:
-        """Those of each image, in the order of the file."""
+    def labels(self, rows: Sequence[Row], names: Mapping[int, str | None], images: Collection[int]) -> dict[int, list[Annotation]]:
+        """Those of each image, in the order of the file; none of a category without a name, which was refused."""
         labels: dict[int, list[Annotation]] = {image: [] for image in images}
         seen: set[Any] = set()
         for row in rows:
@@ -144,26 +145,28 @@ class _Reader:
                 self.fault("annotations", row, f"no image has its image_id {image}")
             elif category not in names:
                 self.fault("annotations", row, f"no category has its category_id {category}")
+            elif isinstance(key, (list, dict)):
+                self.fault("annotations", row, "its id is no number")
             elif key is not None and key in seen:
                 self.fault("annotations", row, "another row has the same id")
             elif not (isinstance(bbox, list) and len(bbox) == 4 and all(map(_is_number, bbox))):
                 self.fault("annotations", row, f"its bbox is {_short(bbox)}, not four finite numbers")
             elif area is not None and not (_is_number(area) and area >= 0):
                 self.fault("annotations", row, f"its area is {_short(area)}, not a number of pixels")
-            else:
+            elif (name := names[category]) is not None:
                 x, y, w, h = map(float, bbox)
-                one = Annotation(names[category], (x, y, w, h), None if area is None else float(area), bool(row.get("iscrowd")))
-                labels[image].append(one)
-            seen.add(key)
+                labels[image].append(Annotation(name, (x, y, w, h), None if area is None else float(area), bool(row.get("iscrowd"))))
+            if not isinstance(key, (list, dict)):
+                seen.add(key)
         return labels
 
     def image(self, row: Row, folder: Path, part: str, names: Mapping[int, str], labels: tuple[Annotation, ...]) -> AnnotatedImage | None:
         """One image with its labels."""
         width, height = self.field("images", row, "width", int), self.field("images", row, "height", int)
-        name = _lvis_name(row) if "file_name" not in row and "coco_url" in row else self.field("images", row, "file_name", str)
+        name = self.name(row)
         if width is None or height is None or name is None:
             return None
-        if min(width, height) < 1:
+        if not 1 <= min(width, height) <= max(width, height) < MOST_PIXELS:
             self.fault("images", row, f"its size of {width}×{height} pixels is no image's")
             return None
         known = [self.names(row, key, names) for key in ("neg_category_ids", "not_exhaustive_category_ids")]
@@ -173,6 +176,13 @@ class _Reader:
         stored = stored_file(row["id"], folder / name, name, (width, height), remedy)
         absent, partly = known
         return AnnotatedImage(stored, labels, (), absent if "neg_category_ids" in row else None, partly or frozenset())
+
+    def name(self, row: Row) -> str | None:
+        """Of its file, from the folder. LVIS v1 names none, but where COCO has it: its images lie in COCO's train2017 and val2017."""
+        if "file_name" in row or "coco_url" not in row:
+            return self.field("images", row, "file_name", str)
+        url = self.field("images", row, "coco_url", str)
+        return None if url is None else "/".join(url.split("/")[-2:])
 
     def names(self, row: Row, key: str, names: Mapping[int, str]) -> frozenset[str] | None:
         """The categories that a row of LVIS lists under `key`; None if it lists something else."""
@@ -187,11 +197,6 @@ class _Reader:
 def _shared(names: frozenset[str]) -> frozenset[str]:
     """Many images of LVIS list the same."""
     return names
-
-
-def _lvis_name(row: Row) -> str | None:
-    """LVIS v1 names no file, but where COCO has it: its images lie in COCO's train2017 and val2017."""
-    return "/".join(str(row["coco_url"]).split("/")[-2:])
 
 
 def _is_number(value: object) -> bool:

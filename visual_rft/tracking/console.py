@@ -78,7 +78,8 @@ class Console:
             nonlocal done
             done += count
             self._stage = (name, done, total, begin)
-            if done < total:  # the last line comes when the stage is left
+            # The last line comes when the stage is left; before there is something to tell, a log file gets none.
+            if done < total and (self._live or self._clock() - begin >= 1):
                 self._update(last=False)
 
         try:
@@ -96,7 +97,7 @@ class Console:
             self.say(self._line())
 
     def _text(self) -> Text:
-        return Text(self._line(), no_wrap=True, overflow="ellipsis")
+        return Text(self._line() if self._stage or self._steps else "", no_wrap=True, overflow="ellipsis")
 
     def _line(self) -> str:
         now = self._clock()
