@@ -20,7 +20,7 @@ FLOORS = (
     {"config", "hardware", "storage"},
     {"models", "rollout", "tasks", "sources", "tracking"},
     {"algorithm", "checkpoint", "inference", "lessons", "measurements", "optimizer", "policies", "resuming", "workload"},
-    {"learner", "supervised", "evaluation"},
+    {"learner", "supervised", "evaluation", "inspection"},
     {"trainer"},
     {"journal"},
 )
