@@ -357,14 +357,15 @@ def test_a_split_is_never_written_over(say: Entry, custom: Path, tmp_path: Path)
     assert (tmp_path / "mine.json").read_text() == "mine"
 
 
-def test_the_order_of_the_file_draws_no_other_split(say: Entry, stand_in: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("shots", ["2", "null"])
+def test_the_order_of_the_file_draws_no_other_split(shots: str, say: Entry, stand_in: Path, tmp_path: Path) -> None:
     content = json.loads((stand_in / "annotations/instances_train2017.json").read_text())
     rng = np.random.default_rng(0)
     for table in ("images", "annotations", "categories"):
         content[table] = [content[table][i] for i in rng.permutation(len(content[table]))]
     (tmp_path / "other.json").write_text(json.dumps(content))
-    assert say("split", *few(stand_in), f"out={tmp_path}/a.json")[0] == 0
-    assert say("split", *few(stand_in), f"data.train_annotations={tmp_path}/other.json", f"out={tmp_path}/b.json")[0] == 0
+    assert say("split", *few(stand_in), f"task.shots={shots}", f"out={tmp_path}/a.json")[0] == 0
+    assert say("split", *few(stand_in), f"task.shots={shots}", f"data.train_annotations={tmp_path}/other.json", f"out={tmp_path}/b.json")[0] == 0
     assert (tmp_path / "a.json").read_text() == (tmp_path / "b.json").read_text()
 
 
