@@ -157,7 +157,7 @@ def prepared(size: Size) -> Prepared:
     tokens = tuple(torch.cat([words(before), shown, words(size.text_tokens - before - 2)]) for _ in range(size.prompts))
     patches_RD = torch.randn(size.prompts * size.patches, 3 * FRAMES * PATCH**2, generator=generator)
     grid_I3 = torch.tensor([[1, size.cells * MERGE, size.cells * MERGE]] * size.prompts)
-    return Prepared(tokens, tuple(range(size.prompts)), Pixels(patches_RD, grid_I3))
+    return Prepared(tokens, tuple((p,) for p in range(size.prompts)), Pixels(patches_RD, grid_I3))
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ class Ours:
         decoding = Decoding(size.tokens, Mute.end_id)
         self.trainer.engine = Engine(Clocked(self.policy, self.clock), decoding, group=size.group, rows=size.rows, fixed=True)
         self._time_optimizer()
-        self.examples = [Example(str(p), p, None, "", "", ClassTruth("")) for p in range(size.prompts)]
+        self.examples = [Example(str(p), (), "", "", ClassTruth("")) for p in range(size.prompts)]
 
     def set_kl(self, *, on: bool) -> None:
         """Whether a reference is held beside the policy from now on, and the KL to it is part of the loss."""
@@ -212,4 +212,4 @@ def _task() -> Task:
     def nothing(*_: Any) -> Any:
         raise AssertionError("a step reads rewards alone")
 
-    return Task(nothing, lambda *_: Reward({"constant": (next(number) * 7 % 5) / 4}, None, None), nothing, nothing, {"constant": 1.0})
+    return Task(nothing, lambda *_: Reward({"constant": (next(number) * 7 % 5) / 4}, None, None), nothing, {"constant": 1.0})

@@ -27,7 +27,7 @@ from visual_rft.policies import Models
 from visual_rft.rollout.engine import Decoding, Engine, Request
 from visual_rft.tasks.task import Task
 from visual_rft.trainer import Trainer
-from visual_rft.vocabulary import ClassTruth, Completion, Example, Group, Prompt, Reward
+from visual_rft.vocabulary import ClassTruth, Completion, Example, Group, Prompt, Reward, StoredImage
 
 NEVER = -1  # no token: completions end by their lengths alone
 
@@ -124,7 +124,7 @@ def policy(workload: Workload, *, train_tower: bool) -> tuple[Policy, Processor]
 def examples(workload: Workload) -> list[Example]:
     """Each prompt with its image; nobody looks at the truth."""
     asked = enumerate(zip(workloads.images(workload), workloads.questions(workload), strict=True))
-    return [Example(str(i), i, image, "", question, ClassTruth("")) for i, (image, question) in asked]
+    return [Example(str(i), (StoredImage.of(i, image),), "", question, ClassTruth("")) for i, (image, question) in asked]
 
 
 def steps(workload: Workload, *, kl: bool = False, train_tower: bool = False, count: int) -> Iterator[Sample]:
@@ -154,4 +154,4 @@ def _task() -> Task:
     def nothing(*_: Any) -> Any:
         raise AssertionError("a step reads rewards alone")
 
-    return Task(parse=nothing, score=score, truth=nothing, measure=nothing, weights={"constant": 1.0})
+    return Task(parse=nothing, score=score, truth=nothing, weights={"constant": 1.0})

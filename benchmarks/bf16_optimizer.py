@@ -22,8 +22,9 @@ from torch import Tensor
 from visual_rft.miniature import build
 from visual_rft.sources.digits import CATEGORIES, Split, scenes
 from visual_rft.supervised import supervised_loss
-from visual_rft.tasks.detection import Present, questions
-from visual_rft.tasks.wording import completion, detection_answer, thinking
+from visual_rft.tasks.detection import questions
+from visual_rft.tasks.presence import Present
+from visual_rft.tasks.wording import Style, completion, detection_answer, thinking
 from visual_rft.vocabulary import Detection, Example
 
 RATES = (1e-6, 1e-5, 1e-4)
@@ -80,7 +81,7 @@ def _answer(example: Example) -> str:
 def replay(rate: float, updates: int) -> dict[str, dict[str, float]]:
     """Every optimizer on the gradients that masters met on their way."""
     policy, processor = build(seed=0)
-    examples = questions(scenes(Split.TRAIN, 64, seed=0), CATEGORIES, Present.ground_truth)
+    examples = questions(scenes(Split.TRAIN, 64, seed=0), CATEGORIES, Present.ground_truth, Style())
     trained = list(policy.to(torch.bfloat16).parameters())
     start = [weight.detach().clone() for weight in trained]
     torch.manual_seed(0)

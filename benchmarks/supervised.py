@@ -40,7 +40,7 @@ def solution(example: Example, seed: int) -> str:
     boxes = sorted(example.truth.boxes)
     # As the base was taught: a label says nothing of confidence.
     detections = [Detection(box, float(rng.choice(CONFIDENCES))) for box in boxes]
-    return completion(thinking(example.subject, boxes), detection_answer(detections))
+    return completion(thinking(example.subject, boxes) if example.contract.thinking else None, detection_answer(detections))
 
 
 def supervised_steps(config: TrainConfig) -> int:

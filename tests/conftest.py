@@ -13,8 +13,10 @@ from visual_rft.miniature import build
 from visual_rft.models.policy import Policy
 from visual_rft.models.processor import Processor
 from visual_rft.sources.digits import CATEGORIES, Split, scenes
-from visual_rft.tasks.detection import Present, questions
-from visual_rft.vocabulary import DetectionTruth, Example
+from visual_rft.tasks.detection import questions
+from visual_rft.tasks.presence import Present
+from visual_rft.tasks.wording import Style
+from visual_rft.vocabulary import DetectionTruth, Example, StoredImage
 
 
 @pytest.fixture(autouse=True)
@@ -39,8 +41,7 @@ def ragged() -> list[Example]:
     return [
         Example(
             id=str(i),
-            image_id=i,
-            image=Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8)),
+            images=(StoredImage.of(i, Image.fromarray(rng.integers(0, 255, (height, width, 3), dtype=np.uint8))),),
             subject=word,
             question=f"Find every {word}.",
             truth=DetectionTruth(((100.0, 100.0, 600.0, 700.0),)),
@@ -51,4 +52,4 @@ def ragged() -> list[Example]:
 
 @pytest.fixture(scope="session")
 def digit_questions() -> list[Example]:
-    return questions(scenes(Split.TEST, 8, seed=0), CATEGORIES, Present.ground_truth)
+    return questions(scenes(Split.TEST, 8, seed=0), CATEGORIES, Present.ground_truth, Style())

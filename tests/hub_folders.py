@@ -1,6 +1,6 @@
 """Model folders as they are published on the hub: the same files, keys and names, with few and random numbers in them.
 
-Source of every file and key: shared/FORMATS.md, section 1. The configuration is written by what also writes that of the published models, which are
+The configuration is written by what also writes that of the published models, which are
 too large for a test (tests/hub_models.py).
 """
 

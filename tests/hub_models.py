@@ -1,6 +1,6 @@
 """The numbers of published models, and of any like them: what the hub's config.json says, and which tensors it lists.
 
-Source of every key: shared/FORMATS.md, section 1.
+Every key and number is that of the published config.json.
 """
 
 from dataclasses import dataclass

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from visual_rft.boxes import giou_matrix, iou_matrix, match, norm1000_to_pixels, pixels_to_norm1000, xywh_to_xyxy, xyxy_to_xywh
+from visual_rft.boxes import convert, giou_matrix, iou_matrix, match, whole, xywh_to_xyxy, xyxy_to_xywh
+from visual_rft.vocabulary import NORM1000, Original, Resized
 
 laws = settings(deadline=None, max_examples=100)
 starts, sides = st.integers(0, 900), st.integers(1, 100)
@@ -21,12 +22,24 @@ some = st.lists(boxes, max_size=5)
 tenths = st.integers(0, 10).map(lambda tenth: tenth / 10)
 ious = st.integers(0, 5).flatmap(lambda n: st.integers(0, 5).flatmap(lambda m: st.lists(st.floats(0, 1) | tenths, min_size=n * m, max_size=n * m).map(
     lambda values: np.reshape(values, (n, m)))))  # fmt: skip
-conversions = pytest.mark.parametrize("convert", [
+conversions = pytest.mark.parametrize("conversion", [
     xywh_to_xyxy,
     xyxy_to_xywh,
-    lambda b: pixels_to_norm1000(b, width=640, height=480),
-    lambda b: norm1000_to_pixels(b, width=640, height=480),
+    lambda b: convert(b, of=Original(640, 480), to=NORM1000),
+    lambda b: convert(b, of=NORM1000, to=Resized(644, 476)),
+    lambda b: np.reshape(whole(b, of=Original(640, 480), to=NORM1000), (-1, 4)),
 ])  # fmt: skip
+frames = (
+    st.builds(Original, st.integers(1, 5000), st.integers(1, 5000))
+    | st.builds(Resized, st.integers(1, 5000), st.integers(1, 5000))
+    | st.just(NORM1000)
+)
+# A box in shares of the image, and up to half of it over an edge; as thin as one likes.
+shares = (
+    st.tuples(st.floats(-0.5, 1), st.floats(1e-6, 1))
+    .map(lambda drawn: (drawn[0], drawn[0] + drawn[1]))
+    .filter(lambda span: span[1] > 0 and span[0] < 1)
+)
 overlaps = pytest.mark.parametrize("overlap", [iou_matrix, giou_matrix])
 
 
@@ -38,32 +51,66 @@ def test_formats_go_round(drawn):
 
 
 @laws
-@given(some, st.integers(1, 5000), st.integers(1, 5000))
-def test_frames_go_round(drawn, width, height):
-    pixels = norm1000_to_pixels(drawn, width=width, height=height)
-    assert pixels_to_norm1000(pixels, width=width, height=height).tolist() == [list(box) for box in drawn]
-    fine = pixels + 0.3
-    back = norm1000_to_pixels(pixels_to_norm1000(fine, width=width, height=height), width=width, height=height)
-    half_a_step = np.array([width, height, width, height]) / 2000
-    inside = fine <= [width, height, width, height]
-    assert (np.abs(back - fine) <= half_a_step + 1e-9)[inside].all()
+@given(some, frames, frames)
+def test_frames_go_round(drawn, of, to):
+    there = convert(drawn, of=of, to=to)
+    assert there.shape == (len(drawn), 4)
+    assert convert(there, of=to, to=of) == pytest.approx(np.reshape(drawn, (-1, 4)), rel=1e-12)
+    assert convert(drawn, of=of, to=of).tolist() == [list(map(float, box)) for box in drawn], "in its own frame to the last bit"
+
+
+@laws
+@given(some, frames, frames, frames)
+def test_a_detour_through_another_frame_changes_nothing(drawn, of, over, to):
+    assert convert(convert(drawn, of=of, to=over), of=over, to=to) == pytest.approx(convert(drawn, of=of, to=to), rel=1e-12)
+
+
+@laws
+@given(frames, frames)
+def test_the_image_is_the_whole_image_in_every_frame(of, to):
+    assert convert([(0, 0, of.width, of.height)], of=of, to=to)[0] == pytest.approx((0, 0, to.width, to.height))
+    assert whole([(0, 0, of.width, of.height)], of=of, to=to) == ((0, 0, to.width, to.height),)
+
+
+@settings(deadline=None, max_examples=500)
+@given(shares, shares, frames, frames)
+def test_whole_boxes_lie_in_the_image_have_area_and_are_no_further_off_than_they_must(x, y, of, to):
+    box = (x[0] * of.width, y[0] * of.height, x[1] * of.width, y[1] * of.height)
+    (said,) = whole([box], of=of, to=to)
+    (exact,) = convert([box], of=of, to=to).tolist()
+    for side, most in ((0, to.width), (1, to.height)):
+        low, high = said[side], said[side + 2]
+        assert low == int(low) and high == int(high) and 0 <= low < high <= most
+        inside = [min(max(end, 0.0), most) for end in (exact[side], exact[side + 2])]
+        off = max(abs(low - inside[0]), abs(high - inside[1]))
+        assert off <= 0.5 + 1e-9 or (high == low + 1 and off <= 1 + 1e-9), "within half a unit; a side that this would lose is one unit long"
+        assert low <= inside[0] + 0.5 + 1e-9 and high >= inside[1] - 0.5 - 1e-9
+
+
+@laws
+@given(some, frames, frames)
+def test_whole_boxes_stay_as_they_are(drawn, of, to):
+    once = whole(drawn, of=Original(1000, 1000), to=to)
+    assert whole(once, of=to, to=to) == once
 
 
 @conversions
 @laws
 @given(drawn=some)
-def test_a_batch_is_its_boxes_one_by_one(convert, drawn):
-    assert convert(drawn).tolist() == [convert([box])[0].tolist() for box in drawn]
+def test_a_batch_is_its_boxes_one_by_one(conversion, drawn):
+    assert conversion(drawn).tolist() == [conversion([box])[0].tolist() for box in drawn]
 
 
 @conversions
-def test_no_boxes_give_no_boxes(convert):
-    assert convert([]).shape == convert(np.zeros((0, 4))).shape == (0, 4)
+def test_no_boxes_give_no_boxes(conversion):
+    assert conversion([]).shape == conversion(np.zeros((0, 4))).shape == (0, 4)
 
 
-def test_norm1000_is_whole_and_clamped_to_the_image():
-    norm = pixels_to_norm1000([[-5, 12.3, 700, 240]], width=640, height=480)
-    assert norm.tolist() == [[0, 26, 1000, 500]] and norm.dtype == np.int64
+def test_whole_boxes_by_hand():
+    assert whole([[-5, 12.3, 700, 240]], of=Original(640, 480), to=NORM1000) == ((0, 26, 1000, 500),)
+    assert whole([[100.2, 50, 100.4, 240]], of=Original(640, 480), to=NORM1000) == ((156, 104, 157, 500),), "thinner than half a unit"
+    assert whole([[639.9, 479.9, 640, 480]], of=Original(640, 480), to=NORM1000) == ((999, 999, 1000, 1000),), "in the last corner"
+    assert whole([[10, 20, 30, 40]], of=Original(100, 100), to=Resized(56, 84)) == ((6, 17, 17, 34),)
 
 
 @overlaps
@@ -112,9 +159,10 @@ def test_another_shape_is_refused(shape):
 
 def test_an_impossible_image_or_number_is_refused():
     with pytest.raises(ValueError, match="positive"):
-        norm1000_to_pixels([[0, 0, 1, 1]], width=0, height=10)
-    with pytest.raises(ValueError, match="NaN"):
-        pixels_to_norm1000([[0, 0, 1, float("nan")]], width=10, height=10)
+        Original(0, 10)
+    for number in ("nan", "inf", "-inf"):
+        with pytest.raises(ValueError, match="NaN or infinity"):
+            whole([[0, 0, 1, float(number)]], of=Original(10, 10), to=NORM1000)
 
 
 def best_total(iou_NM: np.ndarray, above: float) -> float:

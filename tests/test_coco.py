@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from visual_rft.sources.coco import CocoOptions, _clipped, test_images, train_images
+from visual_rft.sources.coco import CocoOptions, test_images, train_images
 from visual_rft.sources.digits import CATEGORIES, Split, scenes
+from visual_rft.sources.findings import Findings
 from visual_rft.train import main
-from visual_rft.vocabulary import AnnotatedImage
+from visual_rft.vocabulary import AnnotatedImage, Annotation, ImageSet, StoredImage
 
 test_images.__test__ = False  # type: ignore[attr-defined]  # named after the split; no test
 CATEGORY_IDS = {name: 3 * i + 1 for i, name in enumerate(CATEGORIES)}  # with gaps, as COCO's own
@@ -52,7 +53,23 @@ def root(tmp_path: Path) -> Path:
 
 
 def options(root: Path) -> CocoOptions:
-    return CocoOptions(str(root), "annotations/instances_train2017.json", "train2017", "annotations/instances_val2017.json", "val2017")
+    return CocoOptions(str(root), "annotations/instances_train2017.json", "train2017", None, "annotations/instances_val2017.json", "val2017")
+
+
+def train_set(root: Path) -> ImageSet:
+    return train_images(options(root), Findings())
+
+
+def read_train(root: Path) -> list[AnnotatedImage]:
+    return list(train_set(root).images)
+
+
+def read_test(root: Path) -> list[AnnotatedImage]:
+    return list(test_images(options(root), Findings()).images)
+
+
+def without_areas(images: list[AnnotatedImage]) -> list[list[tuple[str, tuple[float, ...], bool]]]:
+    return [[(one.category, one.bbox_xywh, one.crowd) for one in image.annotations] for image in images]
 
 
 def change(root: Path, edit: Callable[[Content], object]) -> None:
@@ -63,7 +80,7 @@ def change(root: Path, edit: Callable[[Content], object]) -> None:
 
 def refusal(root: Path) -> str:
     with pytest.raises(ValueError) as caught:
-        train_images(options(root), 0)
+        read_train(root)
     line = str(caught.value)
     assert "\n" not in line and str(json_of(root, "train")) in line
     return line
@@ -71,11 +88,13 @@ def refusal(root: Path) -> str:
 
 def test_what_is_written_is_read_back(root: Path) -> None:
     for read, written in (
-        (train_images(options(root), 0), scenes(Split.TRAIN, 6, seed=0)),
-        (test_images(options(root)), scenes(Split.TEST, 4, seed=0)),
+        (read_train(root), scenes(Split.TRAIN, 6, seed=0)),
+        (read_test(root), scenes(Split.TEST, 4, seed=0)),
     ):
         assert [image.id for image in read] == [scene.id for scene in written]
-        assert [image.annotations for image in read] == [scene.annotations for scene in written]
+        assert without_areas(read) == without_areas(written)
+        areas = [[one.bbox_xywh[2] * one.bbox_xywh[3] / 2 for one in scene.annotations] for scene in written]
+        assert [[one.area for one in image.annotations] for image in read] == areas, "COCO's own areas are those of polygons"
         for image, scene in zip(read, written, strict=True):
             assert image.image.mode == "RGB"
             difference = np.asarray(image.image, dtype=float) - np.asarray(scene.image, dtype=float)
@@ -84,23 +103,30 @@ def test_what_is_written_is_read_back(root: Path) -> None:
 
 def test_images_without_objects_are_kept(root: Path) -> None:
     change(root, lambda c: c.update(annotations=[]))
-    assert [image.annotations for image in train_images(options(root), 0)] == [()] * 6
+    assert [image.annotations for image in read_train(root)] == [()] * 6
 
 
-def test_the_order_of_the_file_and_the_seed_change_nothing(root: Path) -> None:
-    before = [(image.id, image.annotations) for image in train_images(options(root), 0)]
+def test_the_order_of_the_file_changes_nothing(root: Path) -> None:
+    before = [(image.id, image.annotations) for image in read_train(root)]
     change(root, lambda c: c["images"].reverse())
-    assert [(image.id, image.annotations) for image in train_images(options(root), 1)] == before
+    assert [(image.id, image.annotations) for image in read_train(root)] == before
+
+
+def test_a_set_knows_its_categories_by_its_own_numbers_and_where_it_is_from(root: Path) -> None:
+    found = train_set(root)
+    assert (found.category_ids, found.place, found.groups) == (CATEGORY_IDS, str(json_of(root, "train")), {})
+    assert all(image.absent is None and not image.partly for image in found.images)
 
 
 def test_absolute_paths_need_not_lie_in_the_root(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    elsewhere = CocoOptions(str(tmp_path_factory.mktemp("empty")), str(json_of(root, "train")), str(root / "train2017"), "a.json", "b")
-    assert [image.image.tobytes() for image in train_images(elsewhere, 0)] == [image.image.tobytes() for image in train_images(options(root), 0)]
+    elsewhere = CocoOptions(str(tmp_path_factory.mktemp("empty")), str(json_of(root, "train")), str(root / "train2017"), None, "a.json", "b")
+    read = train_images(elsewhere, Findings()).images
+    assert [image.image.tobytes() for image in read] == [image.image.tobytes() for image in read_train(root)]
 
 
 def test_pixels_are_read_only_when_they_are_looked_at(root: Path) -> None:
     (root / "train2017" / "000000000003.jpg").write_bytes(b"no image")
-    images = train_images(options(root), 0)
+    images = read_train(root)
     for image in images[:3] + images[4:]:
         assert image.image.size == (SIDE, SIDE)
     with pytest.raises(ValueError, match=r"000000000003\.jpg: not an image, or a damaged one; copy it again, or set data\.train_images="):
@@ -111,32 +137,115 @@ def test_pixels_are_read_only_when_they_are_looked_at(root: Path) -> None:
 def test_every_image_becomes_rgb(root: Path, mode: str) -> None:
     path = root / "train2017" / "000000000000.jpg"
     Image.open(path).convert(mode).save(path)
-    assert train_images(options(root), 0)[0].image.mode == "RGB"
+    assert read_train(root)[0].image.mode == "RGB"
 
 
 # Boxes
 
 
 @pytest.mark.parametrize("row", [{"iscrowd": 1}, {"bbox": [5.0, 5.0, 0.0, 9.0]}, {"bbox": [5, 5, 9, -1]}, {"bbox": [64.0, 0.0, 5.0, 5.0]}])
-def test_crowds_and_boxes_without_area_in_the_image_are_left_out(root: Path, row: Content) -> None:
-    before = sum(len(image.annotations) for image in train_images(options(root), 0))
+def test_crowds_and_boxes_without_area_in_the_image_are_labels_and_no_objects(root: Path, row: Content) -> None:
+    """The average precision sees every label as it is; one can ask for objects alone."""
+    before = read_train(root)
     change(root, lambda c: c["annotations"][0].update(row))
-    assert sum(len(image.annotations) for image in train_images(options(root), 0)) == before - 1
+    after = read_train(root)
+    assert sum(len(image.annotations) for image in after) == sum(len(image.annotations) for image in before)
+    assert sum(len(image.objects) for image in after) == sum(len(image.objects) for image in before) - 1
+    (changed,) = [one for was, image in zip(before, after, strict=True) for one in image.annotations if one not in was.annotations]
+    assert changed.crowd == bool(row.get("iscrowd")) and list(changed.bbox_xywh) == row.get("bbox", list(changed.bbox_xywh))
 
 
 numbers = st.floats(-1e6, 1e6) | st.integers(-100, 100)
 
 
-@given(bbox=st.lists(numbers, min_size=4, max_size=4), size=st.tuples(st.integers(1, 500), st.integers(1, 500)))
-def test_a_clipped_box_is_the_part_inside_the_image(bbox: list[float], size: tuple[int, int]) -> None:
-    box = _clipped({"bbox": bbox}, size, "")
+@given(bbox=st.tuples(numbers, numbers, numbers, numbers), size=st.tuples(st.integers(1, 500), st.integers(1, 500)), crowd=st.booleans())
+def test_an_object_is_the_part_of_its_label_inside_the_image(bbox: tuple[float, ...], size: tuple[int, int], crowd: bool) -> None:
     x, y, w, h = bbox
-    if box is None:
-        assert w <= 0 or h <= 0 or x >= size[0] or y >= size[1] or x + w <= 0 or y + h <= 0 or x + w == x or y + h == y
+    label = Annotation("cat", (x, y, w, h), area=7.0, crowd=crowd)
+    image = AnnotatedImage(StoredImage(0, "", size, lambda: pytest.fail("opened"), lambda: ""), (label,))
+    assert image.annotations == (label,)
+    if not image.objects:
+        assert crowd or w <= 0 or h <= 0 or x >= size[0] or y >= size[1] or x + w <= 0 or y + h <= 0 or x + w == x or y + h == y
         return
+    assert not crowd and image.shown == {"cat"}
+    (box,) = [one.bbox_xywh for one in image.objects]
     assert min(box[2:]) > 0 and box[0] >= 0 and box[1] >= 0
     for start, length, edge, first, extent in zip(box[:2], box[2:], size, (x, y), (w, h), strict=True):
         assert start + length == pytest.approx(min(first + extent, edge)) and start == max(first, 0)
+
+
+def test_what_is_taken_as_a_matter_of_course_is_counted(root: Path) -> None:
+    def edit(content: Content) -> None:
+        content["annotations"][0].update(iscrowd=1)
+        content["annotations"][1].update(bbox=[5.0, 5.0, 0.0, 9.0])
+        content["annotations"][2].update(bbox=[60.0, 5.0, 20.0, 9.0])
+        content["categories"].append({"id": 99, "name": "unicorn"})
+        content["images"].append({"id": 999, "file_name": "no/where.jpg", "width": 9, "height": 9})
+
+    change(root, edit)
+    findings = Findings()
+    images = train_images(options(root), findings).images
+    shown = set().union(*(image.shown for image in images))
+    assert +findings.handled == {
+        "crowds: not asked for, not counted against an answer": 1,
+        "boxes without area in the image: not asked for": 1,
+        "boxes that reach out of the image: cut at its edge to ask for": 1,
+        "images without an object": sum(not image.objects for image in images),
+        "file names with folders": 1,
+        "categories without an image": 11 - len(shown),
+    }
+    assert findings.faults == []
+
+
+def test_a_check_collects_every_fault_and_goes_on_without_those_rows(root: Path) -> None:
+    whole = read_train(root)
+
+    def edit(content: Content) -> None:
+        content["annotations"][0].update(bbox=None)
+        content["annotations"][1].update(category_id=2)
+        content["images"][0].update(width="64")
+        content["categories"].append({"id": 1, "name": "zero again"})
+
+    change(root, edit)
+    findings = Findings(patient=True)
+    images = train_images(options(root), findings).images
+    said = ["another row has the same id", "its bbox is missing", "no category has its category_id 2", "its width is '64'"]
+    assert [next(text for text in said if text in fault) for fault in findings.faults] == said
+    assert all(fault.startswith(f"{json_of(root, 'train')}: ") and fault.endswith("correct the row, or take it out") for fault in findings.faults)
+    assert len(images) == len(whole) - 1
+
+
+# LVIS
+
+
+def lvis(content: Content) -> None:
+    """As LVIS v1 says more, and names no file."""
+    for row in content["images"]:
+        row["coco_url"] = f"http://images.cocodataset.org/train2017/{row.pop('file_name')}"
+        row["neg_category_ids"], row["not_exhaustive_category_ids"] = [CATEGORY_IDS["nine"]], [CATEGORY_IDS["zero"]]
+    for row in content["categories"]:
+        row["frequency"] = {"zero": "r", "one": "c"}.get(row["name"], "f")
+
+
+def test_lvis_says_what_is_absent_and_what_is_labelled_in_part(root: Path) -> None:
+    before = read_train(root)
+    change(root, lvis)
+    under_root = CocoOptions(**{**vars(options(root)), "train_images": "."})
+    found = train_images(under_root, Findings())
+    assert without_areas(list(found.images)) == without_areas(before)
+    assert all((image.absent, image.partly) == ({"nine"}, {"zero"}) for image in found.images)
+    assert found.groups == {"rare": ["zero"], "common": ["one"], "frequent": list(CATEGORIES[2:])}
+    assert [image.image.tobytes() for image in found.images] == [image.image.tobytes() for image in before]
+    assert found.images[0].stored.name == "train2017/000000000000.jpg"
+
+
+@pytest.mark.parametrize("value", [[2], ["zero"], "zero", None, [True], {"1": 1}])
+@pytest.mark.parametrize("key", ["neg_category_ids", "not_exhaustive_category_ids"])
+def test_a_list_of_categories_that_is_none_is_refused(root: Path, key: str, value: object) -> None:
+    change(root, lvis)
+    change(root, lambda c: c["images"][0].update({key: value}))
+    line = refusal(root)
+    assert f"images, id 5: its {key} is " in line and "not a list of ids of categories" in line
 
 
 # Refusals
@@ -148,7 +257,7 @@ def test_missing_annotations_say_what_to_download_and_what_to_set(tmp_path: Path
     for archive in ("train2017.zip", "val2017.zip", "annotations_trainval2017.zip", "cocodataset.org"):
         assert archive in line
     with pytest.raises(ValueError, match=r"data\.test_annotations: .*instances_val2017\.json"):
-        test_images(options(tmp_path))
+        read_test(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b'{"images": [', b"\xff\xfe", b"[" * 100_000, b"1" * 5000])
@@ -181,6 +290,9 @@ def test_a_file_without_one_of_the_three_tables_is_refused(root: Path, table: st
         ("annotations", "bbox", [1, 2, 3, True], "not four finite numbers"),
         ("annotations", "bbox", "1 2 3 4", "not four finite numbers"),
         ("annotations", "bbox", None, "its bbox is missing, not four finite numbers"),
+        ("annotations", "area", -1, "its area is -1, not a number of pixels"),
+        ("annotations", "area", "9", "its area is '9', not a number of pixels"),
+        ("annotations", "area", float("nan"), "its area is nan, not a number of pixels"),
         ("images", "file_name", 7, "its file_name is 7, not text"),
         ("images", "width", "64", "its width is '64', not a whole number"),
         ("images", "height", 0, "its size of 64×0 pixels is no image's"),
@@ -216,17 +328,27 @@ def test_an_image_file_that_cannot_be_read_is_refused_by_name(root: Path, conten
     else:
         path.write_bytes(path.read_bytes()[:700] if content == b"half" else content)
     with pytest.raises(ValueError) as caught:
-        _ = train_images(options(root), 0)[0].image
+        _ = read_train(root)[0].image
     said = "No such file or directory" if content is None else "not an image, or a damaged one"
     assert str(caught.value) == f"{path}: {said}; copy it again, or set data.train_images=FOLDER to where the images are"
 
 
 def test_an_image_of_another_size_than_its_row_says_is_refused(root: Path) -> None:
-    """Boxes in pixels mean nothing on a resized image, or on one that a viewer has turned by its EXIF tag."""
+    """Boxes in pixels mean nothing on a resized image."""
     path = root / "train2017" / "000000000000.jpg"
     Image.new("L", (48, SIDE)).save(path)
-    with pytest.raises(ValueError, match=rf"{path}: 48×64 pixels, where data\.train_annotations says 64×64; give the images the boxes were drawn on"):
-        _ = train_images(options(root), 0)[0].image
+    with pytest.raises(ValueError, match=rf"{path}: 48×64 pixels, where its label says 64×64; give the images the boxes were drawn on"):
+        _ = read_train(root)[0].image
+
+
+@pytest.mark.parametrize("labelled", [(64, 48), (48, 64)])
+def test_an_image_turned_by_its_exif_tag_is_taken_the_way_its_label_says(root: Path, labelled: tuple[int, int]) -> None:
+    """Some tools label an image as it is stored, others as a viewer shows it."""
+    stored, exif = Image.new("RGB", (64, 48)), Image.Exif()
+    exif[0x0112] = 6  # a quarter turn to the right
+    stored.save(root / "train2017" / "000000000000.jpg", exif=exif)
+    change(root, lambda c: c["images"][-1].update(width=labelled[0], height=labelled[1]))
+    assert read_train(root)[0].image.size == labelled
 
 
 # The command

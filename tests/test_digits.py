@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.random import default_rng
 
 from visual_rft.sources.digits import CANVAS, CATEGORIES, CLEAR, DigitOptions, Split, instructions, pool, scenes
-from visual_rft.sources.few_shot import absent, fingerprint, k_shot
 from visual_rft.sources.stream import step_examples
-from visual_rft.tasks.detection import Present, example, questions
-from visual_rft.vocabulary import AnnotatedImage, Box, Example
+from visual_rft.tasks.detection import questions
+from visual_rft.tasks.presence import Present
+from visual_rft.tasks.wording import Style
+from visual_rft.vocabulary import AnnotatedImage, Box
 
 
 def test_the_pools_of_source_digits_are_disjoint() -> None:
@@ -51,36 +51,10 @@ def test_the_ink_of_a_digit_lies_in_its_box() -> None:
         assert steps[outside[:, 1:] & outside[:, :-1]].max(initial=0) < 40
 
 
-@given(shots=st.integers(1, 4), negatives=st.sampled_from([0.0, 0.25, 1.0]), seed=st.integers(0, 99))
-def test_k_shot_takes_k_new_images_a_category_and_the_asked_share_of_negatives(shots: int, negatives: float, seed: int) -> None:
-    rng = default_rng(seed)
-    pairs = k_shot(SHOWN, CATEGORIES, shots=shots, rng=rng)
-    others = absent(SHOWN, CATEGORIES, pairs, share=negatives, rng=rng)
-    assert [sum(name == c for _, name in pairs) for c in CATEGORIES] == [shots] * 10
-    assert all(name in SHOWN[i] for i, name in pairs) and not any(name in SHOWN[i] for i, name in others)
-    assert len(others) == round(negatives * 10 * shots)
-    assert len({i for i, _ in pairs + others}) == len(pairs + others)
-
-
-def test_k_shot_is_seeded_and_fingerprinted() -> None:
-    def split(seed: int) -> list[Example]:
-        return [example(POOL[i], name) for i, name in k_shot(SHOWN, CATEGORIES, shots=2, rng=default_rng(seed))]
-
-    assert fingerprint(split(0)) == fingerprint(split(0)) != fingerprint(split(1))
-    assert fingerprint(split(0)) != fingerprint(split(0)[::-1])
-
-
-def test_more_shots_than_images_are_refused_with_the_number_there_is() -> None:
-    with pytest.raises(ValueError, match=r"task\.shots=50: only \d+ unused images show '\w+'; ask for at most \d+ shots"):
-        k_shot(SHOWN, CATEGORIES, shots=50, rng=default_rng(0))
-    with pytest.raises(ValueError, match=r"task\.negatives: 300 images without some category are wanted and \d+ are left"):
-        absent(SHOWN, CATEGORIES, k_shot(SHOWN, CATEGORIES, shots=3, rng=default_rng(0)), share=10, rng=default_rng(0))
-
-
 def test_questions_ask_what_is_present_or_everything() -> None:
     images = scenes(Split.TEST, 10, seed=0)
-    present = questions(images, CATEGORIES, Present.ground_truth)
-    everything = questions(images, CATEGORIES, Present.all)
+    present = questions(images, CATEGORIES, Present.ground_truth, Style())
+    everything = questions(images, CATEGORIES, Present.all, Style())
     assert all(q.truth.boxes for q in present) and len(everything) == 100
     assert [q.id for q in present] == [q.id for q in everything if q.truth.boxes]
     assert sum(len(q.truth.boxes) for q in present) == sum(len(i.annotations) for i in images)
@@ -150,5 +124,4 @@ def test_impossible_options_are_refused_by_name(options: tuple[int, int, int, in
 
 
 POOL: list[AnnotatedImage] = scenes(Split.TRAIN, 220, seed=0)
-SHOWN = [image.shown for image in POOL]
-EXAMPLES = questions(POOL[:20], CATEGORIES, Present.ground_truth)[:20]
+EXAMPLES = questions(POOL[:20], CATEGORIES, Present.ground_truth, Style())[:20]

@@ -3,6 +3,7 @@
 import json
 import random
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,19 @@ from omegaconf import OmegaConf
 
 from visual_rft import train, workload
 from visual_rft.config import keys
-from visual_rft.evaluate import EvaluateConfig, given, main
+from visual_rft.evaluate import EvaluateConfig, main
+from visual_rft.metrics.average_precision import FoundBox
 from visual_rft.models.loading import folder
 from visual_rft.policies import newest_checkpoint
 from visual_rft.rewards.options import RewardOptions
-from visual_rft.sources.digits import CATEGORIES, DigitOptions
+from visual_rft.sources.digits import CATEGORIES, DigitOptions, Split, scenes
 from visual_rft.sources.jsonl import read_text
-from visual_rft.sources.predictions import coco_results
-from visual_rft.tasks.classification import ClassificationOptions
-from visual_rft.tasks.detection import DetectionOptions, Present
-from visual_rft.vocabulary import Example
+from visual_rft.sources.predictions import are_coco_results, coco_results, completions
+from visual_rft.tasks.detection import DetectionOptions
+from visual_rft.tasks.presence import Present
+from visual_rft.tasks.task import Exam
+from visual_rft.tasks.wording import Wording
+from visual_rft.vocabulary import NORM1000, Example
 from visual_rft.workload import SCHEMAS
 
 Captured = pytest.CaptureFixture[str]
@@ -29,7 +33,21 @@ Captured = pytest.CaptureFixture[str]
 ROOT = Path(__file__).parents[1]
 IMAGES = 6
 SMALL = f"data.test_images={IMAGES}"
-OPTIONS = DetectionOptions("fsod_digits", 1, 0, list(CATEGORIES), [], 0.0, Present.ground_truth, 0.5)
+OPTIONS = DetectionOptions(
+    name="fsod_digits",
+    shots=1,
+    at_most=False,
+    split_seed=0,
+    split=None,
+    wording=Wording.terse_1,
+    thinking=True,
+    categories=list(CATEGORIES),
+    trained=None,
+    negatives=0.0,
+    present=Present.ground_truth,
+    presence=None,
+    iou_threshold=0.5,
+)
 TASK = workload.task(OPTIONS, RewardOptions())
 TRAIN = [SMALL, "steps=2", "prompts_per_step=2", "algorithm.group_size=4", "task.shots=1", "checkpoint.every=1"]
 
@@ -42,9 +60,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def asked() -> list[Example]:
+def exam() -> Exam:
     """What `SMALL` asks."""
-    return workload.test_questions(OPTIONS, DigitOptions(1, IMAGES, 1, 3))
+    return workload.test_exam(OPTIONS, DigitOptions(1, IMAGES, 1, 3), lambda _: NORM1000)
+
+
+@pytest.fixture(scope="module")
+def asked(exam: Exam) -> list[Example]:
+    return list(exam.questions)
 
 
 def summary(folder: Path) -> dict[str, Any]:
@@ -70,6 +93,7 @@ def test_a_checkpoint_is_worth_what_its_run_says(trained: Path, tmp_path: Path, 
         "config.yaml",
         "environment.json",
         "answers_evaluation.jsonl",
+        "coco_results.json",
         "summary.json",
         "report.html",
     }
@@ -102,14 +126,17 @@ def test_a_run_brings_its_own_model_setting_and_is_not_asked_another_task_by_def
     ("overrides", "line"),
     [
         (["run=somewhere", "model.path=other"], "model.path: not read with run=…; leave it out"),
-        (["predictions=p.jsonl", "model=tiny"], "model: not read with predictions=…; leave it out"),
+        (["predictions=p.json", "model=tiny"], "model: not read with predictions=…; leave it out"),  # boxes are in pixels, whoever found them
         (["predictions=p.jsonl", "hardware.device=cuda"], "hardware.device: not read with predictions=…; leave it out"),
         (["task.shots=3"], "task.shots=3: nothing here reads task.shots; leave it out"),
         (["data.train_images=3"], "data.train_images=3: nothing here reads data.train_images; leave it out"),
         (["model.learning_rate=1"], "model.learning_rate=1: nothing here reads model.learning_rate; leave it out"),
     ],
 )
-def test_what_is_not_read_cannot_be_typed(overrides: list[str], line: str, tmp_path: Path, capfd: Captured) -> None:
+def test_what_is_not_read_cannot_be_typed(overrides: list[str], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Captured) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("p.json").write_text("[]")
+    Path("p.jsonl").write_text("{}")
     assert main([SMALL, *overrides, f"hydra.run.dir={tmp_path / 'e'}"]) == 2
     assert capfd.readouterr().err == f"{line}\n" and not (tmp_path / "e").exists()
 
@@ -141,7 +168,7 @@ def as_coco(questions: list[Example], boxes: dict[str, list[tuple[tuple[float, .
             width, height = (side / 1000 for side in question.image.size)
             what = {"category": question.subject} if by_name else {"category_id": CATEGORIES.index(question.subject) + 1}
             bbox = [x1 * width, y1 * height, (x2 - x1) * width, (y2 - y1) * height]
-            rows.append({"image_id": question.image_id, **what, "bbox": bbox, "score": score})
+            rows.append({"image_id": question.asked_about.id, **what, "bbox": bbox, "score": score})
     return rows
 
 
@@ -149,30 +176,81 @@ def as_coco(questions: list[Example], boxes: dict[str, list[tuple[tuple[float, .
 def test_the_boxes_of_answers_are_worth_the_same_as_coco_results(by_name: bool, trained: Path, asked: list[Example], tmp_path: Path) -> None:
     said = {line["example"]: TASK.parse(line["completion"]) for line in lines(trained / "answers_after.jsonl")}
     boxes = {name: [(found.box, found.confidence) for found in answer.detections] for name, answer in said.items()}  # type: ignore[union-attr]
-    rows = as_coco(asked, boxes, by_name)
-    file = write(tmp_path / "results.json", random.Random(0).sample(rows, len(rows)))
+    rows = as_coco(random.Random(0).sample(asked, len(asked)), boxes, by_name)  # but equally sure boxes of one question in their order
+    file = write(tmp_path / "results.json", rows)
     assert main([SMALL, f"predictions={file}", f"hydra.run.dir={tmp_path / 'e'}"]) == 0
     ours, theirs = summary(tmp_path / "e")["evaluation"], summary(trained)["evaluation_after"]
     assert {name: ours[name] for name in ours if isinstance(ours[name], float)} == pytest.approx(
-        {name: theirs[name] for name in theirs if isinstance(theirs[name], float)}
+        {name: theirs[name] for name in theirs if isinstance(theirs[name], float) and name != "well-formed"}  # boxes are no texts
     )
     assert not (tmp_path / "e/answers_evaluation.jsonl").exists()
 
 
-def test_the_truth_as_predictions_is_perfect_and_none_is_worth_nothing(asked: list[Example], tmp_path: Path) -> None:
-    truth = {e.id: [(box, 1.0) for box in e.truth.boxes] for e in asked}
-    for name, boxes, score in (("truth", truth, 100), ("none", {key: [] for key in truth}, 0)):
-        file = write(tmp_path / f"{name}.json", as_coco(asked, boxes, by_name=True))
+def test_an_evaluation_writes_the_boxes_of_its_answers_as_coco_results(trained: Path, tmp_path: Path) -> None:
+    """Which any other tool can score, and this one: to the same."""
+    first = [SMALL, f"predictions={trained / 'answers_after.jsonl'}", f"hydra.run.dir={tmp_path / 'answers'}"]
+    again = [SMALL, f"predictions={tmp_path / 'answers/coco_results.json'}", f"hydra.run.dir={tmp_path / 'boxes'}"]
+    assert main(first) == main(again) == 0
+    ours, theirs = summary(tmp_path / "boxes")["evaluation"], summary(tmp_path / "answers")["evaluation"]
+    assert theirs.pop("well-formed") <= 100 and ours | {"refused": {}} == theirs | {"refused": {}}
+    rows = json.loads((tmp_path / "answers/coco_results.json").read_text())
+    assert rows and all(set(row) == {"image_id", "category_id", "bbox", "score"} for row in rows)
+    assert all(1 <= row["category_id"] <= 10 and 0 <= row["image_id"] < IMAGES for row in rows)
+
+
+def truth_rows(categories: Sequence[str] = CATEGORIES) -> list[dict[str, Any]]:
+    return [
+        {"image_id": image.id, "category": one.category, "bbox": list(one.bbox_xywh), "score": 1.0}
+        for image in scenes(Split.TEST, IMAGES, seed=workload.TEST_SEED)
+        for one in image.annotations
+        if one.category in categories
+    ]
+
+
+def test_the_truth_as_predictions_is_perfect_and_none_is_worth_nothing(tmp_path: Path) -> None:
+    for name, rows, score in (("truth", truth_rows(), 100), ("none", [], 0)):
+        file = write(tmp_path / f"{name}.json", rows)
         assert main([SMALL, "task.present=all", f"predictions={file}", f"hydra.run.dir={tmp_path / name}"]) == 0
         assert summary(tmp_path / name)["value"] == pytest.approx(score)
         assert summary(tmp_path / name)["questions"] == IMAGES * len(CATEGORIES)
 
 
-def test_coco_results_keep_their_fractions_and_what_lies_outside_the_image(asked: list[Example]) -> None:
-    question = asked[0]
-    row = {"image_id": question.image_id, "category": question.subject, "bbox": [-6.4, 0.064, 12.8, 70], "score": 1}
-    first, *others = coco_results("f", json.dumps([row]), asked, CATEGORIES)
-    assert first.detections[0].box == pytest.approx((-100, 1, 100, 1 + 70 / 64 * 1000)) and all(not other.detections for other in others)
+def test_boxes_are_scored_over_all_images_whatever_would_be_asked(tmp_path: Path) -> None:
+    """A box of a category that is not there counts against them as in COCO's own evaluation, under every protocol."""
+    first = truth_rows()[0]
+    absent = next(name for name in CATEGORIES if name not in {row["category"] for row in truth_rows() if row["image_id"] == first["image_id"]})
+    shown = next(row["category"] for row in truth_rows() if row["category"] != absent)
+    wrong = [{"image_id": first["image_id"], "category": name, "bbox": [0, 0, 9, 9], "score": 1.0} for name in (absent, shown)]
+    file = write(tmp_path / "p.json", wrong + [row | {"score": 0.5} for row in truth_rows()])
+    for present in Present:
+        assert main([SMALL, f"task.present={present}", f"predictions={file}", f"hydra.run.dir={tmp_path / present}"]) == 0
+    values = [summary(tmp_path / present)["evaluation"] for present in Present]
+    assert values[0] == values[1] == values[2] and values[0]["AP"] < 100 - 1e-6
+
+
+def test_boxes_of_categories_that_are_not_tested_are_left_out_in_a_line(tmp_path: Path, capfd: Captured) -> None:
+    names = [row["category"] for row in truth_rows()]
+    tested = names[0]
+    others = len(names) - names.count(tested)
+    file = write(tmp_path / "p.json", truth_rows())
+    few = [SMALL, f"task.categories=[{tested}]"]
+    assert main([*few, f"predictions={file}", f"hydra.run.dir={tmp_path / 'all'}"]) == 0
+    line = f"{file}: {others} boxes of {len(set(names)) - 1} categories that fsod_digits does not test are left out\n"
+    assert capfd.readouterr().err.count(line) == 1
+    alone = write(tmp_path / "alone.json", truth_rows([tested]))
+    assert main([*few, f"predictions={alone}", f"hydra.run.dir={tmp_path / 'alone'}"]) == 0
+    assert "left out" not in capfd.readouterr().err
+    assert summary(tmp_path / "all")["evaluation"] == summary(tmp_path / "alone")["evaluation"]
+    assert summary(tmp_path / "all")["value"] == pytest.approx(100)
+
+
+def test_coco_results_keep_their_fractions_and_what_lies_outside_the_image(exam: Exam) -> None:
+    assert exam.boxes
+    row = {"image_id": 0, "category": "five", "bbox": [-6.4, 0.064, 12.8, 70], "score": 1}
+    (found,), others = coco_results("f", json.dumps([row]), exam.boxes.images, exam.boxes.category_ids, CATEGORIES)
+    assert found == FoundBox(0, "five", (-6.4, 0.064, 12.8, 70.0), 1.0) and not others
+    for none in ([], [name for name in CATEGORIES if name != "five"]):
+        assert coco_results("f", json.dumps([row, row]), exam.boxes.images, exam.boxes.category_ids, none) == ([], {"five": 2})
 
 
 @pytest.mark.parametrize("task", ["ovd_digits", "cls_digits", "grounding_digits"])
@@ -198,17 +276,16 @@ BAD_FILES = {
     "unknown image": ("p.json", [GOOD, GOOD | {"image_id": 99}], "p.json, row 2: image_id 99 is no image of this evaluation"),
     "image as text": ("p.json", [GOOD | {"image_id": "0"}], "p.json, row 1: image_id '0' is no image"),
     "no image": ("p.json", [{"category": "five"}], "p.json, row 1: image_id missing is no image"),
-    "unknown category": ("p.json", [GOOD | {"category": "cat"}], "p.json, row 1: category 'cat': must be one of task.categories: zero, one"),
-    "category of another kind": ("p.json", [GOOD | {"category": ["five"]}], "p.json, row 1: category ['five']: must be one of"),
-    "category not asked": (
+    "unknown category": ("p.json", [GOOD | {"category": "cat"}], "p.json, row 1: category 'cat': the data name zero, one, two"),
+    "category of another kind": ("p.json", [GOOD | {"category": ["five"]}], "p.json, row 1: category ['five']: the data name zero, one"),
+    "category number": ("p.json", [{"image_id": 0, "category_id": 11}], "row 1: category_id 11: the data number their categories 1, 2, 3, 4"),
+    "category true": ("p.json", [{"image_id": 0, "category_id": True}], "row 1: category_id True: the data number their categories 1, 2"),
+    "category twice": (
         "p.json",
-        [GOOD, GOOD | {"category": "zero"}],
-        "p.json, row 2: image 0 is not asked about 'zero'; leave the row",
+        [GOOD | {"category_id": 6}],
+        "p.json, row 1: needs one of `category_id`, a number of the data, and `category`, a name",
     ),
-    "category number": ("p.json", [{"image_id": 0, "category_id": 11}], "p.json, row 1: category_id 11: must be 1 to 10"),
-    "category true": ("p.json", [{"image_id": 0, "category_id": True}], "p.json, row 1: category_id True: must be 1 to 10"),
-    "category twice": ("p.json", [GOOD | {"category_id": 6}], "p.json, row 1: needs one of `category`, a name, and `category_id`, 1 to 10"),
-    "no category": ("p.json", [{"image_id": 0}], "p.json, row 1: needs one of `category`"),
+    "no category": ("p.json", [{"image_id": 0}], "p.json, row 1: needs one of `category_id`"),
     "three numbers": ("p.json", [GOOD | {"bbox": [1, 2, 3]}], "p.json, row 1: bbox [1, 2, 3]: must be four finite numbers"),
     "no box": ("p.json", [{"image_id": 0, "category": "five"}], "p.json, row 1: bbox missing: must be four finite numbers"),
     "a corner that is text": ("p.json", [GOOD | {"bbox": [1, 2, 3, "4"]}], "p.json, row 1: bbox [1, 2, 3, '4']: must be four"),
@@ -239,7 +316,7 @@ BAD_KEYS = {
     "unknown key": (["prediction=x"], "prediction: no such key; did you mean predictions?"),
     "pictures": (["report_images=-1"], "report_images=-1: must be 0 or a positive number"),
     "no data": (
-        ["task=fsod_coco", "data.root=nowhere"],
+        ["task=fsod_coco", "model=tiny", "hardware=cpu", "data.root=nowhere"],
         "data.test_annotations: nowhere/annotations/instances_val2017.json: No such",
     ),
 }
@@ -272,19 +349,25 @@ def test_a_bad_file_of_predictions_leaves_nothing(case: str, tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("case", BAD_FILES)
-def test_a_file_of_predictions_is_refused_by_file_and_row(case: str, asked: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_predictions_is_refused_by_file_and_row(case: str, exam: Exam, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     name, content, said = BAD_FILES[case]
     Path(name).write_bytes(content.encode("utf-8", "surrogateescape")) if isinstance(content, str) else write(Path(name), content)
+    assert exam.boxes
     with pytest.raises(ValueError) as refusal:
-        given(TASK, OPTIONS, name, read_text(name), asked)
+        text = read_text(name)
+        if are_coco_results(text):
+            coco_results(name, text, exam.boxes.images, exam.boxes.category_ids, exam.boxes.categories)
+        else:
+            completions(name, text, exam.questions)
     assert said in str(refusal.value) and str(refusal.value).startswith(name)
 
 
-def test_boxes_are_no_answer_to_another_task(asked: list[Example]) -> None:
-    options = ClassificationOptions("cls_digits", 1, 0, list(CATEGORIES), "digit")
-    with pytest.raises(ValueError, match=r"predictions=p\.json: a list, as COCO results are, and cls_digits is no detection task; give lines"):
-        given(workload.task(options, RewardOptions()), options, "p.json", "[]", asked)
+@pytest.mark.parametrize("task", ["cls_digits", "grounding_digits"])
+def test_boxes_are_no_answer_to_another_task(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Captured) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = f"predictions=p.json: a list, as COCO results are, and {task} is no detection task; give lines"
+    refused(said, capfd, f"task={task}", f"predictions={write(Path('p.json'), [])}")
 
 
 def test_a_damaged_checkpoint_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Captured) -> None:

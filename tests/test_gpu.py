@@ -40,7 +40,7 @@ from visual_rft.rollout.engine import Decoding, Engine, Request, Sampled
 from visual_rft.rollout.graphs import Replays
 from visual_rft.tasks.task import Task
 from visual_rft.trainer import Trainer
-from visual_rft.vocabulary import ClassTruth, Example, Prompt, Reward
+from visual_rft.vocabulary import ClassTruth, Contract, Example, Prompt, Reward, StoredImage
 
 DEVICE = torch.device("cuda")
 SPECIAL = (VISION_START, VISION_END, IMAGE, VIDEO)
@@ -308,7 +308,7 @@ def test_a_step_itself_asks_nothing() -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def _vowels(text: str, truth: object) -> Reward:
+def _vowels(text: str, truth: object, _: Contract) -> Reward:
     return Reward({"vowels": sum(letter in "aeiou" for letter in text) / max(len(text), 1)}, None, None)
 
 
@@ -321,7 +321,7 @@ def _examples(count: int) -> list[Example]:
     generator = torch.Generator().manual_seed(0)
     sizes = [(64, 64), (96, 48), (32, 64), (48, 80)]
     images = [Image.fromarray(torch.randint(255, (*sizes[i % 4], 3), generator=generator, dtype=torch.uint8).numpy()) for i in range(count)]
-    return [Example(str(i), i, image, "", f"Find every thing of kind {i}.", ClassTruth("")) for i, image in enumerate(images)]
+    return [Example(str(i), (StoredImage.of(i, image),), "", f"Find every thing of kind {i}.", ClassTruth("")) for i, image in enumerate(images)]
 
 
 def gpu_hardware() -> HardwareOptions:
@@ -339,7 +339,7 @@ def test_two_steps_of_training_with_hardware_gpu(frozen: list[Part]) -> None:
     trained, processor = load(model, prepare(options, 0))
     before = [parameter.detach().clone() for parameter in trained.parameters()]
     reference = deepcopy(trained).requires_grad_(False)
-    task = Task(_nothing, _vowels, _nothing, _nothing, {"vowels": 1.0})  # type: ignore[arg-type]
+    task = Task(_nothing, _vowels, _nothing, {"vowels": 1.0})  # type: ignore[arg-type]
     algorithm = AlgorithmOptions(group_size=4, max_completion_tokens=32)
     trainer = Trainer(Models.whole(trained, reference, processor), task, algorithm, options)
     trainer.check_rollout(_examples(2), seed=0)

@@ -2,7 +2,7 @@
 
     .venv/bin/python -m pytest tests/test_hub_folders.py
 
-What FORMATS.md says of the published models themselves is checked in tests/test_published.py, names on the hub in tests/test_hub.py.
+What is known of the published models themselves is checked in tests/test_published.py, names on the hub in tests/test_hub.py.
 """
 
 import ast
@@ -56,7 +56,7 @@ def pictures() -> list[Image.Image]:
 
 
 def documented(family: Family, question: str, cells: list[int]) -> str:
-    """The prompt that FORMATS.md gives for so many images and a question, each placeholder repeated for the cells of its image."""
+    """The prompt that the published templates give for so many images and a question, each placeholder repeated for the cells of its image."""
     shown = "".join(IMAGE.replace("<|image_pad|>", "<|image_pad|>" * count) for count in cells)
     system = "" if family is Family.qwen3_vl else SYSTEM
     return f"{system}<|im_start|>user\n{shown}{question}<|im_end|>\n<|im_start|>assistant\n"

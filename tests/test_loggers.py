@@ -26,7 +26,7 @@ from visual_rft.config import conf_folder
 from visual_rft.tracking import wandb_logger
 from visual_rft.tracking.loggers import Logger, LoggerOptions, NoLogger, WandbOptions, open_logger
 from visual_rft.tracking.pictures import Picture
-from visual_rft.vocabulary import ClassAnswer, ClassTruth, Detection, DetectionAnswer, DetectionTruth, GroundingAnswer, Reason, Refusal
+from visual_rft.vocabulary import ClassAnswer, ClassTruth, Detection, DetectionAnswer, DetectionTruth, GroundingAnswer, Reason, Refusal, Resized
 
 METRICS = {"reward/mean": 0.1 + 0.2, "loss/kl": 1e-17, "refused/no_think": 0.0}
 RECORDS = [
@@ -260,6 +260,18 @@ def test_the_words_of_a_picture_are_its_caption(tmp_path: Path, fake: Callable[.
     opened(tmp_path).log_gallery(5, PICTURES)
     assert module.rows[0]["gallery/000"]["caption"] == "where?&#55296;\nbefore: refused, no_think"
     assert module.rows[0]["gallery/001"]["caption"] == "what?\ntruth: seven\nbefore: six\nafter: No Objects"
+
+
+def test_boxes_are_drawn_where_they_are_whatever_their_frame(tmp_path: Path, fake: Callable[..., FakeWandb]) -> None:
+    module = fake()
+    frames = {"thousandths": (PICTURES[0].frame, (250.0, 500.0, 500.0, 1000.0)), "pixels": (Resized(56, 28), (14.0, 14.0, 28.0, 28.0))}
+    pictures = [
+        Picture(Image.new("RGB", (64, 32)), name, DetectionTruth((box,)), {"answer": GroundingAnswer(box)}, {}, frame)
+        for name, (frame, box) in frames.items()
+    ]
+    opened(tmp_path).log_gallery(0, pictures)
+    drawn = [module.rows[0][f"gallery/{number:03d}"]["boxes"] for number in range(2)]
+    assert drawn[0] == drawn[1] and drawn[0]["truth"]["box_data"][0]["position"] == {"minX": 0.25, "minY": 0.5, "maxX": 0.5, "maxY": 1.0}
 
 
 def test_boxes_where_there_are_none_overlap_nothing(tmp_path: Path, fake: Callable[..., FakeWandb]) -> None:

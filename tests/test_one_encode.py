@@ -23,18 +23,18 @@ from visual_rft.parsing import parse_detection
 from visual_rft.policies import Models
 from visual_rft.tasks.task import Task
 from visual_rft.trainer import Trainer
-from visual_rft.vocabulary import DetectionTruth, Example, Reward, Scores, Truth
+from visual_rft.vocabulary import Contract, DetectionTruth, Example, Reward, Truth
 
 GROUP = 4
 ALONE, PAIRS, ALL = 1, 150, 10_000  # tokens a micro-batch: one group each, about two, the whole step
 TIGHT = 1e-6  # of a gradient, relative to the largest entry of its tensor
 
 
-def vowels(text: str, _: Truth) -> Reward:
+def vowels(text: str, _: Truth, __: Contract) -> Reward:
     return Reward({"vowels": sum(c in "aeiou" for c in text) / max(len(text), 1)}, None, None)
 
 
-VOWELS = Task(parse_detection, vowels, lambda _: DetectionTruth(()), lambda *_: Scores({}, {}, {}), {"vowels": 1.0})
+VOWELS = Task(parse_detection, vowels, lambda _: DetectionTruth(()), {"vowels": 1.0})
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ class Encoded:
 
 
 def one_step(trainer: Trainer, questions: Sequence[Example]) -> Encoded:
-    shown = list({question.image_id: question.image for question in questions}.values())
+    shown = list({question.asked_about.id: question.image for question in questions}.values())
     pixels = trainer.processor.pixels(shown)
     patches = pixels.patches_RD.split(pixels.grid_I3.prod(-1).tolist())
     policy = watched(trainer.models.policy.model.model.visual, patches)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from visual_rft.parsing import canonical_name, normalised_name, parse_classification, parse_detection, parse_grounding
-from visual_rft.vocabulary import ClassAnswer, Detection, DetectionAnswer, GroundingAnswer, Reason, Refusal
+from visual_rft.vocabulary import NORM1000, ClassAnswer, Contract, Detection, DetectionAnswer, GroundingAnswer, Original, Reason, Refusal, Resized
 
 ONE = "{'Position': [1, 2, 3, 4], 'Confidence': 0.5}"
 ANSWER = DetectionAnswer((Detection((1, 2, 3, 4), 0.5),))
@@ -226,6 +226,49 @@ def test_numbers_are_read_as_json_and_python_write_them(number, value):
 @pytest.mark.parametrize("text", ["", "<", "a <b> c", "[1, 2]", "\n\n", "No Objects"])
 def test_the_thinking_may_be_anything(text):
     assert parse_detection(tagged(f"[{ONE}]", text)) == ANSWER
+
+
+# Contracts
+
+THOUGHTLESS = Contract(thinking=False)
+PARSED = [
+    (parse_detection, f"[{ONE}]", ANSWER),
+    (parse_grounding, "(1,2),(3,4)", GroundingAnswer((1, 2, 3, 4))),
+    (parse_classification, "rose", ClassAnswer("rose")),
+]
+
+
+@pytest.mark.parametrize("parse, body, answer", PARSED)
+def test_where_no_thinking_is_asked_for_the_answer_stands_alone(parse, body, answer):
+    bare = f" <answer>{body}</answer>\n"
+    assert parse(bare, THOUGHTLESS) == answer == parse(tagged(body))
+    assert parse(bare).reason is Reason.NO_THINK
+    for text, reason in (
+        (tagged(body), Reason.TEXT_OUTSIDE),
+        ("<think></think>" + bare, Reason.TEXT_OUTSIDE),
+        (bare + "<think>x</think>", Reason.TEXT_OUTSIDE),
+        ("I see. " + bare, Reason.TEXT_OUTSIDE),
+        (bare * 2, Reason.REPEATED_TAG),
+        (body, Reason.NO_ANSWER),
+        ("", Reason.NO_ANSWER),
+        ("<answer>" + body, Reason.TRUNCATED),
+        ("<think>" + bare, Reason.TRUNCATED),
+        ("<answer></answer>", Reason.EMPTY_ANSWER),
+    ):
+        refusal = parse(text, THOUGHTLESS)
+        assert isinstance(refusal, Refusal) and refusal.reason is reason, text
+
+
+@pytest.mark.parametrize("thinking", [True, False])
+@pytest.mark.parametrize("frame", [NORM1000, Resized(644, 476), Original(30, 5000)])
+def test_a_box_reaches_to_the_edge_of_its_frame_and_no_further(frame, thinking):
+    contract, before = Contract(frame, thinking), "<think>x</think>" if thinking else ""
+    for x, y in ((frame.width, frame.height), (frame.width + 1, frame.height), (frame.width, frame.height + 1), (frame.width + 0.5, 1)):
+        inside = x <= frame.width and y <= frame.height
+        listed = parse_detection(f"{before}<answer>[{{'Position': [0, 0, {x}, {y}], 'Confidence': 0.5}}]</answer>", contract)
+        pointed = parse_grounding(f"{before}<answer>(0,0),({x},{y})</answer>", contract)
+        assert listed == DetectionAnswer((Detection((0, 0, x, y), 0.5),)) if inside else listed.reason is Reason.OUT_OF_FRAME
+        assert pointed == GroundingAnswer((0, 0, x, y)) if inside else pointed.reason is Reason.OUT_OF_FRAME
 
 
 def test_as_many_boxes_as_allowed_are_read():

@@ -4,6 +4,7 @@ The packed forward itself, on every family: tests/test_packed.py.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -116,13 +117,33 @@ def test_images_follow_their_questions_when_examples_are_permuted(untrained: tup
 def test_an_image_asked_about_twice_is_processed_once(untrained: tuple[Policy, Processor], digit_questions: list[Example]) -> None:
     policy, processor = untrained
     asked = ask(policy, prepare(processor, digit_questions))
-    ids = list(dict.fromkeys(question.image_id for question in digit_questions))
+    ids = list(dict.fromkeys(question.asked_about.id for question in digit_questions))
     assert len(asked.pixels.grid_I3) == len(ids) < len(digit_questions)
-    assert [prompt.images for prompt in asked.prompts] == [(ids.index(question.image_id),) for question in digit_questions]
+    assert [prompt.images for prompt in asked.prompts] == [(ids.index(question.asked_about.id),) for question in digit_questions]
     for question, (row,) in zip(digit_questions, (prompt.images for prompt in asked.prompts), strict=True):
         alone = processor.pixels([question.image])
         shown = asked.pixels.of([row])
         assert torch.equal(shown.patches_RD, alone.patches_RD) and torch.equal(shown.grid_I3, alone.grid_I3)
+
+
+@torch.no_grad()
+def test_an_example_shows_its_images_in_order_whoever_else_shows_them(
+    untrained: tuple[Policy, Processor], ragged: list[Example], completions_PG: list[list[Tensor]]
+) -> None:
+    """Rows of other people's data show several; the last is asked about, and each is processed once."""
+    policy, processor = untrained
+    stored = [example.asked_about for example in ragged]
+    shown = [(0, 1), (1,), (2, 0, 1), (1, 0), (4, 4)]
+    examples = [replace(example, images=tuple(stored[i] for i in images)) for example, images in zip(ragged, shown, strict=True)]
+    assert [example.image for example in examples] == [stored[images[-1]].open() for images in shown]
+    assert len(prepare(processor, examples).pixels.grid_I3) == 4
+    scores = scored(policy, processor, examples, completions_PG, 0.7)
+    rows = iter(zip(scores.logprobs_BT, scores.mask_BT, strict=True))
+    for example, images, completions in zip(ragged, shown, completions_PG, strict=True):
+        for completion in completions:
+            logprobs_T, mask_T = next(rows)
+            expected_T = plain_logprobs(policy, processor, [stored[i].open() for i in images], example.question, completion)
+            torch.testing.assert_close(logprobs_T[mask_T], expected_T, atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()

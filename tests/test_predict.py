@@ -14,7 +14,7 @@ from visual_rft.predict import PredictConfig, main
 from visual_rft.sources.digits import Split, scenes
 from visual_rft.tasks.wording import completion
 from visual_rft.tracking.drawing import LEAST_SIDE, draw_answer
-from visual_rft.vocabulary import Completion
+from visual_rft.vocabulary import Completion, Resized
 from visual_rft.workload import SCHEMAS
 
 ROOT = Path(__file__).parents[1]
@@ -91,6 +91,26 @@ def test_each_task_asks_in_its_own_words_and_a_prompt_in_ones_own(
     (asked, said) = says(completion("", text)), predicted(capfd, *argv)
     assert asked[0].startswith(question) and (asked[0] == question) == question.endswith("?")
     assert (said["answer"], len(said["boxes"]), said["refused"]) == (answer, boxes, None)
+
+
+def test_without_thinking_the_answer_stands_alone(here: Path, says: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    asked = says(completion(None, BOXES))
+    said = predicted(capfd, "category=seven", "task.thinking=false", "task.wording=full_1")
+    assert "<think>" not in asked[0] and asked[0].startswith("Look for every seven") and len(said["boxes"]) == 2
+    says(completion("hm", BOXES))
+    assert predicted(capfd, "category=seven", "task.thinking=false")["refused"] == "text_outside"
+
+
+def test_boxes_come_in_pixels_whatever_frame_the_model_speaks(
+    here: Path, says: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(predict.loading, "speaks", lambda options: lambda size: Resized(128, 64))
+    asked = says(completion("", "[{'Position': [0, 16, 128, 64], 'Confidence': 0.5}]"))
+    said = predicted(capfd, "category=seven")
+    assert "pixels of the image, which is 128 wide and 64 high" in asked[0]
+    assert said["boxes"][0]["xyxy_pixels"] == pytest.approx([0, 8, 64, 32]) and said["answer"][0]["Position"] == [0, 16, 128, 64]
+    says(completion("", "[{'Position': [0, 0, 129, 64], 'Confidence': 0.5}]"))
+    assert predicted(capfd, "category=seven")["refused"] == "out_of_frame"
 
 
 def test_a_refused_answer_is_an_answer(here: Path, says: Any, capfd: pytest.CaptureFixture[str]) -> None:

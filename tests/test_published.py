@@ -26,7 +26,7 @@ from visual_rft.models.processor import image_processor
 from visual_rft.models.sharding import Sharding, shard
 from visual_rft.vocabulary import NORM1000, Resized
 
-# Bytes of bfloat16 that the index of each counts. The first is in FORMATS.md; the others follow from the numbers there.
+# Bytes of bfloat16 that the index of each counts. The first is published; the others follow from the numbers of the models.
 BYTES = {
     "Qwen2-VL-2B": 4_417_971_200,
     "Qwen2-VL-7B": 16_582_751_232,

@@ -31,7 +31,7 @@ from visual_rft.models.policy import Policy
 from visual_rft.models.processor import Pixels, Processor
 from visual_rft.models.sharding import Sharding
 from visual_rft.policies import Models
-from visual_rft.vocabulary import Completion, DetectionTruth, Example, Group, Prompt
+from visual_rft.vocabulary import Completion, DetectionTruth, Example, Group, Prompt, StoredImage
 
 GROUP = 3
 CLOSE = 1e-5
@@ -160,7 +160,7 @@ def asked(models: Models, p: int, row: int | None, pixels: Pixels) -> Prompt:
 
 def said(models: Models, p: int, *, long: bool) -> Group:
     """Tokens by chance."""
-    example = Example(str(p), p % 5, picture(p % 5), "", "", DetectionTruth(()))
+    example = Example(str(p), (StoredImage.of(p % 5, picture(p % 5)),), "", "", DetectionTruth(()))
     completions = []
     for g in range(GROUP):
         chance = np.random.default_rng([3, p, g])

@@ -29,7 +29,7 @@ from visual_rft.rollout.engine import Decoding, Request
 from visual_rft.seeding import Role
 from visual_rft.tasks.task import Task
 from visual_rft.trainer import Trainer
-from visual_rft.vocabulary import DetectionTruth, Example, Group, Reward, Scores, Truth
+from visual_rft.vocabulary import Contract, DetectionTruth, Example, Group, Reward, Truth
 
 CLOSE = 1e-5
 
@@ -79,11 +79,11 @@ class Calls(TorchDispatchMode):
             yield
 
 
-def vowels(text: str, _: Truth) -> Reward:
+def vowels(text: str, _: Truth, __: Contract) -> Reward:
     return Reward({"vowels": sum(c in "aeiou" for c in text) / max(len(text), 1)}, None, None)
 
 
-VOWELS = Task(parse_detection, vowels, lambda _: DetectionTruth(()), lambda *_: Scores({}, {}, {}), {"vowels": 1.0})
+VOWELS = Task(parse_detection, vowels, lambda _: DetectionTruth(()), {"vowels": 1.0})
 SAMPLED = Case(5, beta=0.04)
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -29,6 +30,7 @@ from visual_rft.vocabulary import (
     GroundingTruth,
     Reason,
     Refusal,
+    Resized,
 )
 
 VOID = {"meta", "br", "img"}
@@ -119,6 +121,23 @@ def test_the_page_needs_no_network_and_no_script(tmp_path: Path) -> None:
     sources = [value for _, attributes in elements for key, value in attributes.items() if key in ("src", "href")]
     assert sources and all(source.startswith(("data:image/png;base64,", "#")) for source in sources)
     assert os.listdir(tmp_path) == ["report.html"]
+
+
+def test_boxes_are_drawn_where_they_are_whatever_their_frame(tmp_path: Path) -> None:
+    """Every answer and the truth beneath it, in pixels of the image as the model was shown it."""
+    scale = np.array([56 / 1000, 28 / 1000] * 2)
+    (true,), (drawn,) = (tuple(map(tuple, (np.array([box]) * scale).tolist())) for box in (TRUE_BOX, DRAWN_BOX))
+    pixels = replace(
+        DETECTION,
+        truth=DetectionTruth((true,)),
+        answers={"before": Refusal(Reason.TRUNCATED, "<think>"), "after": DetectionAnswer((Detection(drawn, 0.9),))},
+        frame=Resized(56, 28),
+    )
+    pages = []
+    for picture in (DETECTION, pixels):
+        write_report(tmp_path / "report.html", replace(REPORT, pictures=[picture]))
+        pages.append((tmp_path / "report.html").read_text())
+    assert pages[0] == pages[1] and "IoU 0.25" in pages[0]
 
 
 def test_hostile_text_is_shown_and_never_becomes_an_element(tmp_path: Path) -> None:

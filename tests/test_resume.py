@@ -258,7 +258,7 @@ def test_a_checkpoint_that_was_put_aside_is_none(name: str, whole: Path, tmp_pat
     assert (tmp_path / "checkpoints" / name).exists()
 
 
-def test_a_signal_in_the_first_evaluation_stops_at_once_and_the_run_begins_again(
+def test_a_signal_in_the_first_evaluation_stops_at_once_and_the_run_goes_on_with_it(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     asked = []
@@ -274,8 +274,14 @@ def test_a_signal_in_the_first_evaluation_stops_at_once_and_the_run_begins_again
         patch.setattr(train, "answer", signalled)
         assert main([*SMALL, EVERY, f"hydra.run.dir={tmp_path}"]) == 75
     assert len(asked) == 1 and not (tmp_path / "metrics.jsonl").exists()
-    assert capfd.readouterr().err.endswith("stopped by a signal in the evaluation before; the same command with resume=auto begins with it\n")
-    assert main([*SMALL, EVERY, f"hydra.run.dir={tmp_path}", "resume=auto"]) == 0
+    assert capfd.readouterr().err.endswith("stopped by a signal in an evaluation; the same command with resume=auto goes on with it\n")
+    left = []
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "answer", lambda policy, processor, asked, **named: left.append(len(asked)) or plain(policy, processor, asked, **named))
+        assert main([*SMALL, EVERY, f"hydra.run.dir={tmp_path}", "resume=auto"]) == 0
+    assert left == [len((whole / "answers_before.jsonl").read_text().splitlines()) - after for after in (1, 0)], (
+        "what was answered is not asked again"
+    )
     assert_same(whole, tmp_path)
 
 

@@ -89,6 +89,14 @@ def test_the_family_of_rewards_is_a_choice(write: Any, capfd: pytest.CaptureFixt
     assert paper["rewards"]["iou"] == 1 and (paper["answer"], paper["refused"]) == (None, None)
 
 
+def test_without_thinking_the_answer_stands_alone(write: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    both = [line(completion(None, BOX), BOX), line(completion("hm", BOX), completion("hm", BOX))]
+    assert [one["refused"] for one in scored(capfd, write(both))] == ["no_think", None]
+    for family in ("strict", "paper"):
+        bare, thought = scored(capfd, write(both), "task.thinking=false", f"rewards={family}")
+        assert bare["rewards"]["format"] == 1 and bare["answer"] and thought["rewards"]["format"] == 0 and thought["answer"] is None
+
+
 @pytest.mark.parametrize(
     ("task", "said", "parts"),
     [

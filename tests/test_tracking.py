@@ -17,7 +17,7 @@ from visual_rft.tracking import runfolder
 from visual_rft.tracking._format import duration
 from visual_rft.tracking.console import Console, print_table, score_rows
 from visual_rft.tracking.runfolder import RunFolder, environment, rollout_records
-from visual_rft.vocabulary import Completion, Detection, DetectionAnswer, DetectionTruth, Example, Group, Reason, Refusal, Reward
+from visual_rft.vocabulary import Completion, Detection, DetectionAnswer, DetectionTruth, Example, Group, Reason, Refusal, Reward, StoredImage
 
 BEGUN = ["config.yaml", "environment.json"]  # what every run begins with
 METRICS = {"reward/mean": 0.1 + 0.2, "loss/kl": 1e-17, "policy/lr": 1 / 3}
@@ -183,7 +183,7 @@ def test_rollout_records_go_prompt_by_prompt_and_say_answer_or_refusal() -> None
     ]
     groups = [
         Group(
-            Example(name, 0, Image.new("RGB", (8, 8)), "seven", "where?", DetectionTruth(())),
+            Example(name, (StoredImage.of(0, Image.new("RGB", (8, 8))),), "seven", "where?", DetectionTruth(())),
             tuple(Completion(torch.arange(3), torch.zeros(3), f"{name}{g}", finished=g == 0) for g in range(2)),
         )
         for name in ("a", "b")

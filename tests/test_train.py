@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import hydra
@@ -27,13 +28,14 @@ from visual_rft.models.processor import Processor
 from visual_rft.sources import digits
 from visual_rft.sources.digits import CATEGORIES, Split, scenes
 from visual_rft.tasks import classification, grounding
-from visual_rft.tasks.detection import Present, questions
+from visual_rft.tasks.detection import questions
+from visual_rft.tasks.presence import Present
 from visual_rft.tasks.task import Task
-from visual_rft.tasks.wording import completion, detection_answer, thinking
+from visual_rft.tasks.wording import Style, completion, detection_answer, thinking
 from visual_rft.tracking.loggers import SCHEMAS as LOGGER_SCHEMAS
 from visual_rft.tracking.runfolder import RunFolder
 from visual_rft.train import TrainConfig, main
-from visual_rft.vocabulary import Detection, Example, Refusal
+from visual_rft.vocabulary import NORM1000, Detection, Example, Refusal, StoredImage
 
 ROOT = Path(__file__).parents[1]
 CPU = Machine(torch.device("cpu"), torch.float32, Attention.sdpa)
@@ -65,6 +67,7 @@ def test_a_run_folder_holds_what_the_contract_says(run: Path) -> None:
         "metrics.jsonl",
         "rollouts.jsonl",
         "checkpoints",
+        "split.json",
         "summary.json",
         "report.html",
         "answers_before.jsonl",
@@ -157,13 +160,19 @@ def test_a_sweep_over_tasks_ends_in_one_table_and_a_failing_job_stops_no_other(t
     [
         ("task.shot=4", "task.shot: no such key; did you mean task.shots?"),
         ("steps=ten", "steps: Value 'ten' of type 'str' could not be converted to Integer"),
-        ("task=nope", "task=nope: no such option; there is cls_digits, fsod_coco, fsod_digits, grounding_digits, ovd_digits"),
+        (
+            "task=nope",
+            "task=nope: no such option; there is cls_digits, custom_detection, fsod_coco, fsod_digits, fsod_lvis, fsod_mg, grounding_digits",
+        ),
         ("algorithm.group_size=1", "algorithm.group_size=1: an advantage compares the completions of one prompt; ask for 2 or more"),
         ("task.shots=500", "task.shots=500: only"),
         ("model.path=/not/there", "model.path=/not/there: no config.json in /not/there; give a Hugging Face model folder, or embedded:tiny"),
         ("hardware.device=cuda", "hardware.device=cuda: torch"),
         ("+rewards.weights.colour=2", "rewards.weights.colour: this task has no such reward part"),
-        ("task=fsod_coco", "data.train_annotations: data/coco/annotations/instances_train2017.json: No such file or directory; take train2017.zip"),
+        (
+            "task=fsod_coco model=tiny hardware=cpu",
+            "data.train_annotations: data/coco/annotations/instances_train2017.json: No such file or directory; take train2017.zip",
+        ),
         ("task.negatives=1e308", "task.negatives=1e+308: must lie in 0..100"),
         ("steps=0", "steps=0: must be at least 1"),
         ("hardware.device=mps", "hardware.device=mps: no such kind of device"),
@@ -187,7 +196,7 @@ def test_a_sweep_over_tasks_ends_in_one_table_and_a_failing_job_stops_no_other(t
 def test_bad_input_is_one_line_and_leaves_nothing(override: str, line: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     if override == "hardware.device=cuda" and torch.cuda.is_available():
         return
-    assert main([override, "hardware.threads=1", f"hydra.run.dir={tmp_path / 'run'}"]) == 2
+    assert main([*override.split(), "hardware.threads=1", f"hydra.run.dir={tmp_path / 'run'}"]) == 2
     out, err = capfd.readouterr()
     assert out == "" and err.startswith(line) and err.count("\n") == 1
     assert not (tmp_path / "run").exists()
@@ -269,8 +278,8 @@ def test_training_and_test_come_from_disjoint_handwriting(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(digits, "scenes", remember)
     config = OmegaConf.to_object(composed("task.shots=1", "data.train_images=90", "data.test_images=7"))
-    workload.train_examples(config.task, config.data)
-    workload.test_questions(config.task, config.data)
+    workload.train_examples(config.task, config.data, lambda _: NORM1000)
+    workload.test_exam(config.task, config.data, lambda _: NORM1000)
     assert drawn == [(Split.TRAIN, 90), (Split.TEST, 7)]
 
 
@@ -299,12 +308,12 @@ def test_the_base_checkpoint_is_small_and_knows_the_form(base: tuple[Policy, Pro
     assert sum(f.stat().st_size for f in path.iterdir()) < 10e6
     assert [f.name for f in path.iterdir() if f.suffix in (".bin", ".pt", ".pkl", ".py")] == []
     shown = scenes(Split.VALIDATION, 40, seed=0)
-    asked = questions(shown, CATEGORIES, Present.all)[::4]
-    asked += [classification.example(image, "digit") for image in scenes(Split.VALIDATION, 40, seed=0, digits=(1, 1))]
-    asked += [grounding.example(image, image.instructions[0]) for image in shown]
+    asked = questions(shown, CATEGORIES, Present.all, Style())[::4]
+    asked += [classification.example(image, "digit", Style()) for image in scenes(Split.VALIDATION, 40, seed=0, digits=(1, 1))]
+    asked += [grounding.example(image, image.instructions[0], Style()) for image in shown]
     tasks = task_of("fsod_digits"), task_of("cls_digits"), task_of("grounding_digits")
     texts = greedy(base, asked)
-    answers = [tasks[0 if e.subject in CATEGORIES else 2 if e.subject else 1].parse(text) for e, text in zip(asked, texts, strict=True)]
+    answers = [tasks[0 if e.subject in CATEGORIES else 2 if e.subject else 1].parse(text, e.contract) for e, text in zip(asked, texts, strict=True)]
     assert sum(not isinstance(a, Refusal) for a in answers) >= 0.95 * len(asked)
     absent = [a for e, a in zip(asked, answers, strict=True) if e.subject in CATEGORIES and not e.truth.boxes]
     assert sum(str(a) == "No Objects" for a in absent) > len(absent) / 2
@@ -323,7 +332,7 @@ def greedy(base: tuple[Policy, Processor], asked: list[Example]) -> list[str]:
 def test_the_policy_sees_the_image(base: tuple[Policy, Processor]) -> None:
     """With the image blanked, or swapped for the next one, the right answer is less likely and the model's own answers earn less."""
     policy, processor = base
-    asked = questions(scenes(Split.VALIDATION, 48, seed=0), CATEGORIES, Present.ground_truth)
+    asked = questions(scenes(Split.VALIDATION, 48, seed=0), CATEGORIES, Present.ground_truth, Style())
     right = []
     for e in asked:
         boxes = sorted(e.truth.boxes)
@@ -341,7 +350,7 @@ def test_the_policy_sees_the_image(base: tuple[Policy, Processor]) -> None:
     logprobs, reward = look(asked)
     images = [e.image for e in asked]
     for others in ([image.point(lambda _: 128) for image in images], images[2:] + images[:2]):
-        changed = [Example(e.id, 1000 + n, image, e.subject, e.question, e.truth) for n, (e, image) in enumerate(zip(asked, others, strict=True))]
+        changed = [replace(e, images=(StoredImage.of(1000 + n, image),)) for n, (e, image) in enumerate(zip(asked, others, strict=True))]
         worse, poorer = look(changed)
         assert (worse < logprobs).float().mean() > 0.8
         assert poorer < reward - 0.3

@@ -26,19 +26,19 @@ from visual_rft.parsing import parse_detection
 from visual_rft.policies import Models
 from visual_rft.tasks.task import Task
 from visual_rft.trainer import Step, Trainer
-from visual_rft.vocabulary import Completion, DetectionTruth, Example, Group, Reason, Refusal, Reward, Scores, Truth
+from visual_rft.vocabulary import Completion, Contract, DetectionTruth, Example, Group, Reason, Refusal, Reward, StoredImage, Truth
 
 OPTIONS = AlgorithmOptions(group_size=4, max_completion_tokens=6)
 HARDWARE = HardwareOptions(threads=1, tokens_per_micro_batch=200, decoded_together=8)
 
 
-def vowels(text: str, truth: Truth) -> Reward:
+def vowels(text: str, truth: Truth, _: Contract) -> Reward:
     """A reward that an untrained model can earn: the share of vowels in its text."""
     refusal = None if text.isascii() else Refusal(Reason.NO_THINK)
     return Reward({"vowels": sum(c in "aeiou" for c in text) / max(len(text), 1), "length": len(text) / 100}, None, refusal)
 
 
-VOWELS = Task(parse_detection, vowels, lambda _: DetectionTruth(()), lambda *_: Scores({}, {}, {}), {"vowels": 1.0, "length": 1.0})
+VOWELS = Task(parse_detection, vowels, lambda _: DetectionTruth(()), {"vowels": 1.0, "length": 1.0})
 
 
 def held(untrained: tuple[Policy, Processor]) -> Models:
@@ -175,7 +175,7 @@ def test_batch_metrics_by_hand() -> None:
         return Completion(torch.zeros(length, dtype=torch.int64), torch.zeros(length), "", finished)
 
     good, bad = Reward({"iou": 1.0}, None, None), Reward({"iou": 0.0}, None, Refusal(Reason.NO_THINK))
-    example = Example("0", 0, Image.new("RGB", (8, 8)), "", "", DetectionTruth(()))
+    example = Example("0", (StoredImage.of(0, Image.new("RGB", (8, 8))),), "", "", DetectionTruth(()))
     groups = [Group(example, (completion(3, True), completion(5, False))), Group(example, (completion(2, True), completion(2, True)))]
     metrics = batch_metrics(groups, [[good, bad], [good, good]], torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
     assert metrics == pytest.approx(

@@ -25,7 +25,7 @@ from visual_rft.parsing import parse_detection
 from visual_rft.policies import Models
 from visual_rft.tasks.task import Task
 from visual_rft.trainer import Step, Trainer, beside
-from visual_rft.vocabulary import DetectionTruth, Example, Reward, Scores, Truth
+from visual_rft.vocabulary import Contract, DetectionTruth, Example, Reward, Truth
 
 SMALL = ["steps=3", "prompts_per_step=2", "algorithm.group_size=4", "task.shots=1", "data.test_images=20", "logger.report_images=2"]
 COST = ("time/", "throughput/", "memory/")
@@ -39,6 +39,11 @@ HARDWARE = HardwareOptions(tokens_per_micro_batch=200, decoded_together=8)
 def batches(examples: Sequence[Example]) -> Callable[[int], list[Example]]:
     """A few examples for each step, the later ones with images that come twice."""
     return lambda step: [examples[(step + i) % len(examples)] for i in (0, 2, 0)[: 1 + step % 3]]
+
+
+def as_image(example: Example, id: int) -> Example:
+    """The same question about the same pixels under another id."""
+    return replace(example, images=(replace(example.asked_about, id=id),))
 
 
 def assert_same(one: Prepared, other: Prepared) -> None:
@@ -84,7 +89,7 @@ def test_a_step_that_cannot_be_prepared_ends_the_run_with_its_own_error(
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_answers_are_the_same(workers: int, untrained: tuple[Policy, Processor], digit_questions: list[Example]) -> None:
-    asked = [replace(q, image_id=100 * turn + q.image_id) for turn in range(4) for q in digit_questions]
+    asked = [as_image(q, 100 * turn + q.asked_about.id) for turn in range(4) for q in digit_questions]
 
     def said(workers: int) -> list[tuple[int, str, list[float]]]:
         found = answer(*untrained, asked, max_tokens=4, together=8, workers=workers)
@@ -96,7 +101,7 @@ def test_answers_are_the_same(workers: int, untrained: tuple[Policy, Processor],
 def test_an_evaluation_encodes_few_images_at_a_time_and_each_once(
     untrained: tuple[Policy, Processor], ragged: list[Example], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = [replace(ragged[i % 5], id=f"{i} {n}", image_id=i) for i in range(40) for n in range(3)]
+    asked = [replace(as_image(ragged[i % 5], i), id=f"{i} {n}") for i in range(40) for n in range(3)]
     passes: list[int] = []
     encode = untrained[0].encode
     monkeypatch.setattr(untrained[0], "encode", lambda pixels: passes.append(len(pixels.grid_I3)) or encode(pixels))
@@ -127,8 +132,8 @@ def test_what_has_not_begun_is_not_waited_for() -> None:
     assert len(begun) < 5
 
 
-def trained(untrained: tuple[Policy, Processor], examples: Sequence[Example], score: Callable[[str, Truth], Reward]) -> list[Step]:
-    task = Task(parse_detection, score, lambda _: DetectionTruth(()), lambda *_: Scores({}, {}, {}), {"worth": 1.0})
+def trained(untrained: tuple[Policy, Processor], examples: Sequence[Example], score: Callable[[str, Truth, Contract], Reward]) -> list[Step]:
+    task = Task(parse_detection, score, lambda _: DetectionTruth(()), {"worth": 1.0})
     trainer = Trainer(Models.whole(copy.deepcopy(untrained[0]), None, untrained[1]), task, OPTIONS, HARDWARE)
     return list(trainer.run(examples, steps=2, prompts_per_step=len(examples), learning_rate=1e-3, seed=0))
 
@@ -139,7 +144,7 @@ def told_apart(ragged: list[Example]) -> list[Example]:
     return [replace(example, truth=DetectionTruth(((float(i), 0.0, 900.0, 900.0),))) for i, example in enumerate(ragged)]
 
 
-def worth(text: str, truth: Truth) -> Reward:
+def worth(text: str, truth: Truth, _: Contract) -> Reward:
     """A reward that says which question and which answer it is of."""
     return Reward({"worth": 1000 * truth.boxes[0][0] + sum(map(ord, text)) / 1000}, None, None)
 
@@ -156,7 +161,7 @@ def test_rewards_land_at_their_prompt_in_whatever_order_groups_are_done(
     for step in trained(untrained, told_apart, worth):
         assert {group.example.id for group in step.groups} == {example.id for example in told_apart}
         for p, (group, rewards) in enumerate(zip(step.groups, step.rewards_PG, strict=True)):
-            assert rewards == [worth(completion.text, group.example.truth) for completion in group.completions]
+            assert rewards == [worth(completion.text, group.example.truth, group.example.contract) for completion in group.completions]
             assert step.totals_PG[p].tolist() == [reward.parts["worth"] for reward in rewards]
 
 
@@ -174,10 +179,10 @@ def test_the_order_in_which_groups_are_done_does_not_show(
 def test_a_slow_reward_is_waited_for_and_judged_aside(untrained: tuple[Policy, Processor], told_apart: list[Example]) -> None:
     threads = set()
 
-    def slow(text: str, truth: Truth) -> Reward:
+    def slow(text: str, truth: Truth, contract: Contract) -> Reward:
         threads.add(threading.current_thread())
         time.sleep(0.002)
-        return worth(text, truth)
+        return worth(text, truth, contract)
 
     fast, slowed = trained(untrained, told_apart, worth), trained(untrained, told_apart, slow)
     assert [step.rewards_PG for step in slowed] == [step.rewards_PG for step in fast]
@@ -190,10 +195,10 @@ class BrokenReward(RuntimeError):
 
 @pytest.mark.parametrize("which", [0, 2, 4])
 def test_what_a_reward_raises_reaches_the_caller(which: int, untrained: tuple[Policy, Processor], told_apart: list[Example]) -> None:
-    def broken(text: str, truth: Truth) -> Reward:
+    def broken(text: str, truth: Truth, contract: Contract) -> Reward:
         if truth.boxes[0][0] == which:
             raise BrokenReward("no such measure")
-        return worth(text, truth)
+        return worth(text, truth, contract)
 
     before = threading.active_count()
     with pytest.raises(BrokenReward, match="no such measure"):

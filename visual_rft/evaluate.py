@@ -19,7 +19,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
@@ -44,7 +44,10 @@ from visual_rft.tasks.task import Exam, Task, TaskOptions
 from visual_rft.tracking.console import Console, print_table
 from visual_rft.tracking.report import Report, write_report
 from visual_rft.tracking.runfolder import KeptAnswers, RunFolder, environment
-from visual_rft.vocabulary import Answer, Detection, DetectionAnswer, Original, Refusal, Speaks
+from visual_rft.vocabulary import Answer, Detection, DetectionAnswer, Frame, Original, Refusal
+
+# The device and the fingerprints of what is read -> the folder of the evaluation.
+Maker = Callable[[str, Mapping[str, str]], RunFolder]
 
 
 @dataclass
@@ -83,21 +86,24 @@ class Evaluated:
 def run(job: Job[EvaluateConfig]) -> Path:
     """One evaluation, from a checked configuration to a finished folder, which it returns."""
     c, started, world = job.config, time.perf_counter(), job.world
+    boxes = c.predictions is not None and are_coco_results(read_text(c.predictions))
     for key in job.typed:
-        if ((c.run or c.predictions) and key.startswith("model")) or (c.predictions and key.startswith("hardware")):
+        if ((c.run or boxes) and key.startswith("model")) or (c.predictions and key.startswith("hardware")):
             raise ValueError(f"{key}: not read with {'run' if c.run else 'predictions'}=…; leave it out")
     interrupted = world.first(lambda: find_run(job.folder, job.yaml) if c.resume is Resume.auto else None)
     if interrupted and is_finished(interrupted):
         if world.is_first:
             print(f"{interrupted}: this evaluation has finished; nothing is left to do", file=sys.stderr)
         return instead(job.folder, interrupted)
-    with ExitStack() as held:
+    with ExitStack() as held:  # the folder, on the first rank, until the evaluation ends
         if interrupted:
             world.first(lambda: _hold(interrupted, held))
         task = workload.task(c.task, RewardOptions())
         model = c.model if c.run is None else model_of(Path(c.run).expanduser(), c.task.name, task_typed="task" in job.typed)
-        exam = world.each(lambda: workload.test_exam(c.task, c.data, _speaks(c, model)))
-        done = _by_model(job, task, exam, model, interrupted) if c.predictions is None else _by_predictions(job, task, exam, interrupted)
+        found = world.each(lambda: workload.test_data(c.data))
+        exam = world.each(lambda: workload.exam_of(c.task, found, _in_pixels if boxes else loading.speaks(model)))
+        folder = partial(_folder, job, interrupted, held)
+        done = _by_model(job, task, exam, model, folder) if c.predictions is None else _by_predictions(job, task, exam, folder)
         summary = {"task": c.task.name, **done.source, "metric": done.evaluation.metric, "value": done.evaluation.value}
         summary |= {"evaluation": done.evaluation.plain(), "questions": len(exam.questions), "seconds": round(time.perf_counter() - started, 1)}
         if world.is_first:
@@ -111,16 +117,16 @@ def _hold(folder: Path, held: ExitStack) -> None:
     held.enter_context(hold(folder))
 
 
-def _speaks(c: EvaluateConfig, model: ModelOptions) -> Speaks:
-    """Boxes of COCO results are in pixels already, whoever found them."""
-    return loading.speaks(model) if c.predictions is None or not are_coco_results(read_text(c.predictions)) else lambda size: Original(*size)
+def _in_pixels(size: tuple[int, int]) -> Frame:
+    """What boxes of COCO results are in, whoever found them; completions are in the frame of `model`."""
+    return Original(*size)
 
 
-def _by_model(job: Job[EvaluateConfig], task: Task, exam: Exam, model: ModelOptions, interrupted: Path | None) -> Evaluated:
+def _by_model(job: Job[EvaluateConfig], task: Task, exam: Exam, model: ModelOptions, make: Maker) -> Evaluated:
     """The model's answers, worth what they are; the folder they are in; who gave them."""
     c, world = job.config, job.world
     policy, processor = world.each(lambda: loading.load(model, hardware.prepare(c.hardware, c.seed, world)))
-    folder = _folder(job, str(policy.device), {"test": fingerprint(exam.questions)}, interrupted)
+    folder = make(str(policy.device), {"test": fingerprint(exam.questions), "model": model.path})  # a run may have gone on to another checkpoint
     with _progress(world, exam) as advance, interruptible() as is_asked_to_stop:
         tokens, together, workers = c.algorithm.max_completion_tokens, c.hardware.decoded_together, c.hardware.workers
         ask = partial(answer, policy, processor, max_tokens=tokens, together=together, workers=workers)
@@ -139,16 +145,16 @@ def _write(folder: RunFolder, exam: Exam, evaluation: Evaluation) -> None:
     folder.write_answers("evaluation", {question.id: text for question, text in zip(exam.questions, evaluation.texts, strict=True)})
 
 
-def _by_predictions(job: Job[EvaluateConfig], task: Task, exam: Exam, interrupted: Path | None) -> Evaluated:
+def _by_predictions(job: Job[EvaluateConfig], task: Task, exam: Exam, make: Maker) -> Evaluated:
     """The same of the answers in a file."""
     c, started = job.config, time.perf_counter()
     assert c.predictions is not None
     text = read_text(c.predictions)
-    are_boxes = are_coco_results(text)
-    evaluation = _of_boxes(c, exam, text) if are_boxes else judge(task, exam, completions(c.predictions, text, exam.questions), started)
+    boxes = are_coco_results(text)
+    evaluation = _of_boxes(c, exam, text) if boxes else judge(task, exam, completions(c.predictions, text, exam.questions), started)
     facts = {"test": fingerprint(exam.questions), "predictions": hashlib.sha256(text.encode()).hexdigest()}
-    folder = _folder(job, "cpu", facts, interrupted)
-    if job.world.is_first and not are_boxes:
+    folder = make("cpu", facts)
+    if job.world.is_first and not boxes:
         _write(folder, exam, evaluation)
     return Evaluated(folder, evaluation, {"model": Path(c.predictions).name, "path": c.predictions})
 
@@ -183,13 +189,19 @@ def _progress(world: World, exam: Exam) -> Iterator[Callable[[int], None]]:
         yield advance
 
 
-def _folder(job: Job[EvaluateConfig], device: str, fingerprints: Mapping[str, str], interrupted: Path | None) -> RunFolder:
+def _folder(job: Job[EvaluateConfig], interrupted: Path | None, held: ExitStack, device: str, fingerprints: Mapping[str, str]) -> RunFolder:
     """A new one, or that of the evaluation which was interrupted. Raises ValueError when its data were other ones."""
     facts = environment(device, fingerprints)
     if interrupted is None:
-        return job.world.first(lambda: RunFolder.create(job.folder, job.yaml, facts))
+        return job.world.first(lambda: _create(job, facts, held))
     folder = RunFolder(instead(job.folder, interrupted))
     job.world.first(lambda: folder.same_data(facts))
+    return folder
+
+
+def _create(job: Job[EvaluateConfig], facts: Mapping[str, Any], held: ExitStack) -> RunFolder:
+    folder = RunFolder.create(job.folder, job.yaml, facts)
+    _hold(folder.path, held)
     return folder
 
 

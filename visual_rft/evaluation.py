@@ -72,7 +72,7 @@ def evaluate(task: Task, exam: Exam, ask: Asker, advance: Callable[[int], None],
     `ask` is given this rank's share; where it answers less, Preempted is raised on every rank. `advance` is told how many more of this rank's
     questions, of both kinds, are done. What `answers` knows is not asked again.
     """
-    started, kept = time.perf_counter(), answers or Forgotten()
+    started, kept = time.perf_counter(), Forgotten() if answers is None else answers
     known = world.first(kept.known)
     screening, denied = exam.screening, set[str]()
     screened: dict[str, str] = {}
@@ -88,7 +88,7 @@ def evaluate(task: Task, exam: Exam, ask: Asker, advance: Callable[[int], None],
 def _texts(
     questions: Sequence[Example], ask: Asker, advance: Callable[[int], None], known: Mapping[str, str], answers: Answers, world: World
 ) -> dict[str, str]:
-    """What each question was answered, by its id, on all ranks."""
+    """What each question was answered, by its id and in order, on all ranks."""
     left = [one for one in questions if one.id not in known]
     share = world.share(len(left))
     mine = left[share.start : share.stop]
@@ -102,7 +102,7 @@ def _texts(
     everyone = {question: text for of_rank in world.gather(said) for question, text in of_rank.items()}
     if len(everyone) < len(questions):
         raise Preempted("stopped by a signal in an evaluation; the same command with resume=auto goes on with it")
-    return everyone
+    return {one.id: everyone[one.id] for one in questions}
 
 
 def until(is_asked_to_stop: Callable[[], bool], ask: Asker) -> Asker:

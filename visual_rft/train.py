@@ -97,8 +97,9 @@ def _hold(folder: Path, held: ExitStack) -> None:
 def _train(job: Job[TrainConfig], interrupted: Path | None, held: ExitStack) -> Path:
     c, world, started = job.config, job.world, time.perf_counter()
     task = workload.task(c.task, c.rewards)
-    speaks = world.each(lambda: loading.speaks(c.model))
-    examples, exam = world.each(lambda: (workload.train_examples(c.task, c.data, speaks), workload.test_exam(c.task, c.data, speaks)))
+    found = world.each(lambda: (workload.training_data(c.data, c.task.split_seed), workload.test_data(c.data)))
+    speaks = world.each(lambda: loading.speaks(c.model))  # not before: a model may have to be downloaded
+    examples, exam = world.each(lambda: (workload.examples_of(c.task, found[0], speaks), workload.exam_of(c.task, found[1], speaks)))
     machine = hardware.prepare(c.hardware, c.seed, world)
     models = policies.load(c.model, c.hardware, machine, world, with_reference=c.algorithm.kl.coefficient > 0)
     trainer = Trainer(models, task, c.algorithm, c.hardware, world)
@@ -106,14 +107,11 @@ def _train(job: Job[TrainConfig], interrupted: Path | None, held: ExitStack) -> 
     facts = environment(str(models.speaker.device), {"train": fingerprint(examples), "test": fingerprint(exam.questions)})
     saved = trainer.tensors() if c.checkpoint.every else models.whole_weights()
     world.first(lambda: check_room((interrupted or job.folder) / "checkpoints", c.checkpoint, saved))
-    folder = (
-        RunFolder(instead(job.folder, interrupted))
-        if interrupted
-        else world.first(lambda: _create(job, facts, workload.split(c.task, examples), held))
-    )
+    folder = RunFolder(instead(job.folder, interrupted)) if interrupted else world.first(lambda: _create(job, facts, held))
     points = Points(trainer, folder, c.checkpoint, loading.beside_weights(c.model.path))
     if interrupted:
         started -= go_on(trainer, folder, facts)
+    world.first(lambda: folder.write_json("split.json", workload.split(c.task, examples)))
 
     with told(job, folder) as journal, interruptible() as is_asked_to_stop:
         if trainer.progress.steps:
@@ -136,10 +134,9 @@ def _train(job: Job[TrainConfig], interrupted: Path | None, held: ExitStack) -> 
     return folder.path
 
 
-def _create(job: Job[TrainConfig], facts: Mapping[str, Any], split: Mapping[str, Any], held: ExitStack) -> RunFolder:
+def _create(job: Job[TrainConfig], facts: Mapping[str, Any], held: ExitStack) -> RunFolder:
     folder = RunFolder.create(job.folder, job.yaml, facts)
     _hold(folder.path, held)
-    folder.write_json("split.json", split)
     return folder
 
 

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -111,13 +112,21 @@ class StoredImage:
 
     @classmethod
     def of(cls, id: int, pixels: Image) -> "StoredImage":
-        """One that is in memory; as a file it is a PPM, whose bytes depend on no library's version."""
-        header = f"P6 {pixels.width} {pixels.height} 255\n".encode()
-        return cls(id, str(id), pixels.size, lambda: pixels, lambda: header + pixels.convert("RGB").tobytes())
+        """One that is in memory; other processes can be handed it."""
+        return cls(id, str(id), pixels.size, partial(_itself, pixels), partial(_ppm, pixels))
 
     def digest(self) -> str:
         """SHA-256 of its file."""
         return hashlib.sha256(self.content()).hexdigest()
+
+
+def _itself(pixels: Image) -> Image:
+    return pixels
+
+
+def _ppm(pixels: Image) -> bytes:
+    """A file whose bytes depend on no library's version."""
+    return f"P6 {pixels.width} {pixels.height} 255\n".encode() + pixels.convert("RGB").tobytes()
 
 
 @dataclass(frozen=True, slots=True)

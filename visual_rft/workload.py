@@ -67,15 +67,15 @@ def task(options: TaskOptions, rewards: RewardOptions) -> Task:
 def train_examples(options: TaskOptions, data: DataOptions, speaks: Speaks) -> list[Example]:
     """The few shots, drawn by `task.split_seed` or listed in `task.split`, or the rows of the data. Raises ValueError when data are missing or there
     are fewer images than shots."""
-    return examples_of(options, training_data(data, options.split_seed, Findings()), speaks, Findings())
+    return examples_of(options, training_data(data, options.split_seed), speaks)
 
 
 def test_exam(options: TaskOptions, data: DataOptions, speaks: Speaks) -> Exam:
     """The exam, the same for every seed. Raises ValueError when data are missing."""
-    return exam_of(options, test_data(data, Findings()), speaks, Findings())
+    return exam_of(options, test_data(data), speaks)
 
 
-def examples_of(options: TaskOptions, found: ImageSet | RowSet, speaks: Speaks, findings: Findings) -> list[Example]:
+def examples_of(options: TaskOptions, found: ImageSet | RowSet, speaks: Speaks, findings: Findings | None = None) -> list[Example]:
     """The training examples of data that were read. Rows that cannot be taken go to `findings`."""
     kind, style = _KINDS[type(options)], options.style(speaks)
     if isinstance(found, RowSet):
@@ -83,14 +83,14 @@ def examples_of(options: TaskOptions, found: ImageSet | RowSet, speaks: Speaks, 
             if getattr(options, key, neutral) != neutral:
                 reason = "rows of image, problem and solution are a split already"
                 raise ValueError(f"task.{key}={getattr(options, key)}: {reason}; set task.{key}={'null' if neutral is None else 0}")
-        return _of_rows(task(options, RewardOptions()), found.rows, found, style, findings)
+        return _of_rows(task(options, RewardOptions()), found.rows, found, style, findings or Findings())
     images = {image.id: image for image in found.images}
     stored = {i: image.stored for i, image in images.items()}
     pairs = kind.choose(options, found) if options.split is None else read_split(options.split, stored)
     return [kind.example(options, images[i], subject, style) for i, subject in pairs]
 
 
-def exam_of(options: TaskOptions, found: ImageSet | RowSet, speaks: Speaks, findings: Findings) -> Exam:
+def exam_of(options: TaskOptions, found: ImageSet | RowSet, speaks: Speaks, findings: Findings | None = None) -> Exam:
     """The exam of data that were read. Rows that cannot be taken go to `findings`."""
     kind, style = _KINDS[type(options)], options.style(speaks)
     if isinstance(found, ImageSet):
@@ -98,9 +98,9 @@ def exam_of(options: TaskOptions, found: ImageSet | RowSet, speaks: Speaks, find
     elif (present := getattr(options, "present", Present.ground_truth)) is not Present.ground_truth:
         raise ValueError(f"task.present={present}: rows of image, problem and solution ask what they ask; leave it at ground_truth")
     else:
-        asked = _of_rows(task(options, RewardOptions()), _apart(found.rows), found, style, findings)
+        asked = _of_rows(task(options, RewardOptions()), _apart(found.rows), found, style, findings or Findings())
         exam = kind.exam(options, asked, _labelled(asked, found.place))
-    file = getattr(options, "presence", None)
+    file = options.presence if isinstance(options, detection.DetectionOptions) else None
     if file is None or exam.screening is None:
         return exam
     first = exam.screening.questions
@@ -112,14 +112,14 @@ def split(options: TaskOptions, examples: Sequence[Example]) -> dict[str, Any]:
     return split_of(examples, {"task": options.name, "shots": options.shots, "seed": options.split_seed})
 
 
-def training_data(data: DataOptions, seed: int, findings: Findings) -> ImageSet | RowSet:
+def training_data(data: DataOptions, seed: int, findings: Findings | None = None) -> ImageSet | RowSet:
     """What there is to train on. What cannot be taken goes to `findings`."""
-    return _SOURCES[type(data)].train(data, seed, findings)
+    return _SOURCES[type(data)].train(data, seed, findings or Findings())
 
 
-def test_data(data: DataOptions, findings: Findings) -> ImageSet | RowSet:
+def test_data(data: DataOptions, findings: Findings | None = None) -> ImageSet | RowSet:
     """What there is to test on. What cannot be taken goes to `findings`."""
-    return _SOURCES[type(data)].test(data, findings)
+    return _SOURCES[type(data)].test(data, findings or Findings())
 
 
 def _of_rows(of: Task, rows: Sequence[Row], found: RowSet, style: Style, findings: Findings) -> list[Example]:
@@ -224,7 +224,9 @@ class _Source:
     test: Callable[[Any, Findings], ImageSet | RowSet]
 
 
-def _rows(path: str, data: rows.RowOptions, split: str, findings: Findings) -> RowSet:
+def _rows(key: str, path: str | None, data: rows.RowOptions, split: str, findings: Findings) -> RowSet:
+    if path is None:
+        raise ValueError(f"{key}: must be given, a path or a name on the hub, {key}=…")
     found = rows.read_rows(path, images=data.images, split=split, findings=findings)
     return RowSet(found, path, data.solution_frame is rows.Frames.pixels, data.answer_frame is rows.Answered.model)
 
@@ -262,7 +264,7 @@ _SOURCES: dict[type, _Source] = {
     digits.DigitOptions: _Source(digits.train_images, lambda data, _: digits.test_images(data, TEST_SEED)),
     coco.CocoOptions: _Source(_coco_train, coco.test_images),
     rows.RowOptions: _Source(
-        lambda data, _, findings: _rows(data.train, data, data.train_split, findings),
-        lambda data, findings: _rows(data.test, data, data.test_split, findings),
+        lambda data, _, findings: _rows("data.train", data.train, data, data.train_split, findings),
+        lambda data, findings: _rows("data.test", data.test, data, data.test_split, findings),
     ),
 }

@@ -16,16 +16,18 @@ def k_shot(shown: Mapping[int, Collection[str]], categories: Sequence[str], *, s
     Raises ValueError when there are fewer images than are asked for; with `at_most` a category takes what there is, and only nothing at all is
     refused.
     """
-    free = dict.fromkeys(shuffled(shown, Role.SHOTS, seed))
-    pairs: Pairs = []
+    showing: dict[str, list[int]] = {category: [] for category in categories}
+    for i in shuffled(shown, Role.SHOTS, seed):
+        for category in showing.keys() & shown[i]:
+            showing[category].append(i)
+    used, pairs = set[int](), Pairs()
     for category in categories:
-        chosen = [i for i in free if category in shown[i]][:shots]
+        chosen = [i for i in showing[category] if i not in used][:shots]
         if len(chosen) < shots and not at_most:
             found = f"only {len(chosen)} unused images show '{category}'"
             remedy = f"ask for at most {len(chosen)} shots, or take what there is, task.at_most=true" if chosen else "leave that category out"
             raise ValueError(f"task.shots={shots}: {found}; {remedy}")
-        for i in chosen:
-            del free[i]
+        used.update(chosen)
         pairs += [(i, category) for i in chosen]
     if not pairs:
         raise ValueError(f"task.shots={shots}: no image shows any of {', '.join(categories)}; give other data, or other categories")

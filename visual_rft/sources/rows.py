@@ -44,8 +44,8 @@ class Answered(StrEnum):
 class RowOptions(DataOptions):
     """The data sets to train and test on, the folder that relative paths of images start from (None: that of their file), and their splits' names."""
 
-    train: str
-    test: str
+    train: str | None = None
+    test: str | None = None
     images: str | None = None
     solution_frame: Frames = Frames.norm1000
     answer_frame: Answered = Answered.solution

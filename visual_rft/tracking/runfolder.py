@@ -162,7 +162,6 @@ class KeptAnswers:
     def __init__(self, folder: RunFolder, name: str, rank: int) -> None:
         self.folder, self.name = folder, name
         self._path = folder.path / f".answers_{name}.{rank}.jsonl"
-        self._file: io.FileIO | None = None
 
     def known(self) -> dict[str, str]:
         """By the id of the question. They are put into one file, since the last line of another may be a half."""
@@ -178,9 +177,8 @@ class KeptAnswers:
 
     def keep(self, question: str, text: str) -> None:
         """Append a line."""
-        if self._file is None:
-            self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115  # closed with the evaluation
-        _write_whole(self._file, (_json({"example": question, "completion": text}) + "\n").encode("ascii"))
+        with open(self._path, "ab", buffering=0) as file:
+            _write_whole(file, (_json({"example": question, "completion": text}) + "\n").encode("ascii"))
 
 
 def _write_whole(file: io.FileIO, lines: bytes) -> None:

@@ -26,7 +26,8 @@ class Run:
     """A finished run. NaN stands where it has no number.
 
     scores: before and after by name, the task's metric first; setting: dotted key -> value, as text, of all that runs of one arm share;
-    metrics: the lines of `metrics.jsonl`; environment: `environment.json`, empty where there is none; categories: the metric of each, before and after.
+    metrics: the lines of `metrics.jsonl`; environment: `environment.json`, empty where there is none; categories: the metric of each, before and
+    after.
     """
 
     folder: Path
