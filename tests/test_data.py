@@ -357,14 +357,15 @@ def test_a_split_is_never_written_over(say: Entry, custom: Path, tmp_path: Path)
     assert (tmp_path / "mine.json").read_text() == "mine"
 
 
-def test_the_order_of_the_file_draws_no_other_split(say: Entry, stand_in: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("shots", ["2", "null"])
+def test_the_order_of_the_file_draws_no_other_split(shots: str, say: Entry, stand_in: Path, tmp_path: Path) -> None:
     content = json.loads((stand_in / "annotations/instances_train2017.json").read_text())
     rng = np.random.default_rng(0)
     for table in ("images", "annotations", "categories"):
         content[table] = [content[table][i] for i in rng.permutation(len(content[table]))]
     (tmp_path / "other.json").write_text(json.dumps(content))
-    assert say("split", *few(stand_in), f"out={tmp_path}/a.json")[0] == 0
-    assert say("split", *few(stand_in), f"data.train_annotations={tmp_path}/other.json", f"out={tmp_path}/b.json")[0] == 0
+    assert say("split", *few(stand_in), f"task.shots={shots}", f"out={tmp_path}/a.json")[0] == 0
+    assert say("split", *few(stand_in), f"task.shots={shots}", f"data.train_annotations={tmp_path}/other.json", f"out={tmp_path}/b.json")[0] == 0
     assert (tmp_path / "a.json").read_text() == (tmp_path / "b.json").read_text()
 
 
@@ -450,8 +451,13 @@ def test_a_model_that_speaks_pixels_is_asked_in_those_of_the_resized_image(say: 
 def test_samples_are_as_many_as_one_asks_from_all_over_the_questions(say: Entry, stand_in: Path, tmp_path: Path) -> None:
     page = tmp_path / "samples.html"
     code, out, _ = say("show", *few(stand_in), "model=tiny", "part=test", "count=4", f"out={page}")
-    questions = int(re.findall(r"4 of (\d+) questions", out)[0])
-    assert code == 0 and len(cards(page)) == 4 and questions == 20
+    content = json.loads((stand_in / "annotations/instances_val2017.json").read_text())
+    names = {row["id"]: row["name"] for row in content["categories"]}
+    asked = {(row["image_id"], names[row["category_id"]]) for row in content["annotations"] if not row["iscrowd"]}
+    questions = sum(name in ("cat", "dog") for _, name in asked)
+    samples = [line.split()[0] for line in out.splitlines() if re.match(r"\d+/(cat|dog) ", line)]
+    assert code == 0 and len(cards(page)) == len(samples) == 4 and out.endswith(f": 4 of {questions} questions\n")
+    assert len({sample.split("/")[0] for sample in samples}) == 4 and questions > 8
     assert say("show", *CUSTOM, f"out={tmp_path}/b.html", "count=0")[2] == ["count=0: must be at least 1"]
 
 

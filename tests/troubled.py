@@ -198,6 +198,7 @@ ROWS: dict[str, Refused] = {
     "a label's id that is a list": row("annotations", in_dog(id=[1]), lambda _: "its id is no number", lambda _: [1]),
     "no width": row("images", without("images", "width"), lambda _: "its width is missing, not a whole number"),
     "no height at all": row("images", in_image(height=0), lambda _: "its size of 40×0 pixels is no image's"),
+    "a height beyond images": row("images", in_image(height=10**400), lambda _: f"its size of 40×{10**400} pixels is no image's"),
     "no file name": row("images", without("images", "file_name"), lambda _: "its file_name is missing, not text"),
     "a file name that is a number": row("images", in_image(file_name=3), lambda _: "its file_name is 3, not text"),
 }
