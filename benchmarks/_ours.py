@@ -18,6 +18,7 @@ from torch import Tensor
 
 from visual_rft.algorithm import AlgorithmOptions
 from visual_rft.hardware import HardwareOptions
+from visual_rft.images import StoredImage
 from visual_rft.inference import Asked
 from visual_rft.learner import Learner, Work
 from visual_rft.losses import KlOptions
@@ -27,7 +28,7 @@ from visual_rft.policies import Models
 from visual_rft.rollout.engine import Decoding, Engine, Request
 from visual_rft.tasks.task import Task
 from visual_rft.trainer import Trainer
-from visual_rft.vocabulary import ClassTruth, Completion, Example, Group, Prompt, Reward, StoredImage
+from visual_rft.vocabulary import ClassTruth, Completion, Example, Group, Prompt, Reward
 
 NEVER = -1  # no token: completions end by their lengths alone
 

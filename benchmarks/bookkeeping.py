@@ -96,6 +96,7 @@ def evaluation(root: Path) -> dict[str, Any]:
     from visual_rft import workload
     from visual_rft.evaluate import _write
     from visual_rft.evaluation import evaluate
+    from visual_rft.frames import NORM1000
     from visual_rft.rewards.options import RewardOptions
     from visual_rft.sources.coco import CocoOptions
     from visual_rft.sources.few_shot import fingerprint
@@ -103,7 +104,6 @@ def evaluation(root: Path) -> dict[str, Any]:
     from visual_rft.tasks.presence import Present
     from visual_rft.tasks.wording import Wording
     from visual_rft.tracking.runfolder import KeptAnswers, RunFolder
-    from visual_rft.vocabulary import NORM1000
 
     asked = DetectionOptions("bookkeeping", None, False, 0, None, Wording.full_1, True, None, None, 0.0, Present.all, None, 0.5)
     data = CocoOptions(str(root), "val.json", "images", None, "val.json", "images")

@@ -14,8 +14,8 @@ from typing import Any
 
 from PIL import Image
 
+from visual_rft.images import AnnotatedImage
 from visual_rft.sources.digits import CATEGORIES, Split, scenes
-from visual_rft.vocabulary import AnnotatedImage
 
 COCO = {"bus": 6, "train": 7, "fire hydrant": 11, "stop sign": 13, "cat": 17, "dog": 18, "bed": 65, "toilet": 70, "mouse": 74, "toaster": 80}
 # Every category of COCO has its name in the file, with images or without.

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from visual_rft.images import StoredImage
 from visual_rft.miniature import build
 from visual_rft.models.policy import Policy
 from visual_rft.models.processor import Processor
@@ -16,7 +17,7 @@ from visual_rft.sources.digits import CATEGORIES, Split, scenes
 from visual_rft.tasks.detection import questions
 from visual_rft.tasks.presence import Present
 from visual_rft.tasks.wording import Style
-from visual_rft.vocabulary import DetectionTruth, Example, StoredImage
+from visual_rft.vocabulary import DetectionTruth, Example
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from visual_rft.frames import Box
 from visual_rft.metrics.average_precision import (
     AveragePrecision,
     Federation,
@@ -22,7 +23,6 @@ from visual_rft.metrics.average_precision import (
     coco_average_precision,
     lvis_average_precision,
 )
-from visual_rft.vocabulary import Box
 
 CATEGORIES = tuple(f"category {k}" for k in range(12))
 CAT = (10.0, 20.0, 30.0, 40.0)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from visual_rft.boxes import convert, giou_matrix, iou_matrix, match, whole, xywh_to_xyxy, xyxy_to_xywh
-from visual_rft.vocabulary import NORM1000, Original, Resized
+from visual_rft.frames import NORM1000, Original, Resized
 
 laws = settings(deadline=None, max_examples=100)
 starts, sides = st.integers(0, 900), st.integers(1, 100)

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from visual_rft.images import AnnotatedImage, Annotation, ImageSet, StoredImage
 from visual_rft.sources.coco import CocoOptions, test_images, train_images
 from visual_rft.sources.digits import CATEGORIES, Split, scenes
 from visual_rft.sources.findings import Findings
 from visual_rft.train import main
-from visual_rft.vocabulary import AnnotatedImage, Annotation, ImageSet, StoredImage
 
 test_images.__test__ = False  # type: ignore[attr-defined]  # named after the split; no test
 CATEGORY_IDS = {name: 3 * i + 1 for i, name in enumerate(CATEGORIES)}  # with gaps, as COCO's own

@@ -5,12 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from visual_rft.frames import Box
+from visual_rft.images import AnnotatedImage
 from visual_rft.sources.digits import CANVAS, CATEGORIES, CLEAR, DigitOptions, Split, instructions, pool, scenes
 from visual_rft.sources.stream import step_examples
 from visual_rft.tasks.detection import questions
 from visual_rft.tasks.presence import Present
 from visual_rft.tasks.wording import Style
-from visual_rft.vocabulary import AnnotatedImage, Box
 
 
 def test_the_pools_of_source_digits_are_disjoint() -> None:

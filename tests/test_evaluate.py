@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from visual_rft import train, workload
 from visual_rft.config import keys
 from visual_rft.evaluate import EvaluateConfig, main
+from visual_rft.frames import NORM1000
 from visual_rft.metrics.average_precision import FoundBox
 from visual_rft.models.loading import folder
 from visual_rft.policies import newest_checkpoint
@@ -25,7 +26,7 @@ from visual_rft.tasks.detection import DetectionOptions
 from visual_rft.tasks.presence import Present
 from visual_rft.tasks.task import Exam
 from visual_rft.tasks.wording import Wording
-from visual_rft.vocabulary import NORM1000, Example
+from visual_rft.vocabulary import Example
 from visual_rft.workload import SCHEMAS
 
 Captured = pytest.CaptureFixture[str]

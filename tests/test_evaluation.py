@@ -18,6 +18,7 @@ from visual_rft import evaluate as entry
 from visual_rft import train, workload
 from visual_rft.distributed import ALONE, Preempted, World
 from visual_rft.evaluation import Asker, Evaluation, evaluate, until
+from visual_rft.frames import NORM1000
 from visual_rft.resuming import find_run, is_running
 from visual_rft.rewards.options import RewardOptions
 from visual_rft.sources.digits import CATEGORIES, DigitOptions
@@ -26,7 +27,7 @@ from visual_rft.tasks.presence import Present
 from visual_rft.tasks.task import Exam
 from visual_rft.tasks.wording import Wording, completion, detection_answer
 from visual_rft.tracking.runfolder import KeptAnswers, RunFolder
-from visual_rft.vocabulary import NORM1000, Completion, Detection, Example
+from visual_rft.vocabulary import Completion, Detection, Example
 
 IMAGES = 3
 OPTIONS = DetectionOptions(

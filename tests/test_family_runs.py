@@ -12,6 +12,7 @@ from PIL import Image
 
 from visual_rft import evaluate, train, workload
 from visual_rft.boxes import convert
+from visual_rft.frames import Norm1000, Original, Resized
 from visual_rft.inference import prepare
 from visual_rft.models import loading
 from visual_rft.models.loading import ModelOptions
@@ -22,7 +23,7 @@ from visual_rft.sources.rows import RowOptions
 from visual_rft.tasks.detection import DetectionOptions
 from visual_rft.tasks.presence import Present
 from visual_rft.tasks.wording import Wording, completion, detection_answer
-from visual_rft.vocabulary import Detection, Norm1000, Original, Resized
+from visual_rft.vocabulary import Detection
 
 SMALL = ["hardware=cpu", "steps=1", "prompts_per_step=2", "algorithm.group_size=2", "algorithm.max_completion_tokens=4"]
 ROWS = ["task=custom_detection", "data=rows"]

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from visual_rft import train, workload
+from visual_rft.frames import NORM1000
+from visual_rft.images import StoredImage
 from visual_rft.seeding import Role, shuffled
 from visual_rft.sources.digits import CATEGORIES, DigitOptions, Split, scenes
 from visual_rft.sources.few_shot import absent, every, fingerprint, k_shot
@@ -26,7 +28,7 @@ from visual_rft.tasks.grounding import GroundingOptions
 from visual_rft.tasks.presence import Present
 from visual_rft.tasks.task import TaskOptions
 from visual_rft.tasks.wording import Style, Wording
-from visual_rft.vocabulary import NORM1000, Example, StoredImage
+from visual_rft.vocabulary import Example
 
 Shown = Mapping[int, set[str]]
 

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from visual_rft.boxes import convert, whole
+from visual_rft.frames import NORM1000, Frame, Original, Resized
 from visual_rft.models.frames import LONGEST, resized, thousandths
 from visual_rft.models.loading import FAMILY, ModelOptions, Unsuitable, folder, speaks
 from visual_rft.models.processor import image_processor
-from visual_rft.vocabulary import NORM1000, Frame, Original, Resized
 
 PIXELS = {Family.qwen2_5_vl}
 sides = st.integers(1, 3000)

@@ -32,7 +32,9 @@ import gpu_step
 from families import ALLOWED, IMAGE, VIDEO, VISION_END, VISION_START, VOCABULARY, RaggedBatch, ragged_batch
 
 from visual_rft.algorithm import AlgorithmOptions
+from visual_rft.frames import Contract
 from visual_rft.hardware import Attention, HardwareOptions, Precision, prepare
+from visual_rft.images import StoredImage
 from visual_rft.models.loading import ModelOptions, Part, load
 from visual_rft.models.policy import Policy
 from visual_rft.policies import Models
@@ -40,7 +42,7 @@ from visual_rft.rollout.engine import Decoding, Engine, Request, Sampled
 from visual_rft.rollout.graphs import Replays
 from visual_rft.tasks.task import Task
 from visual_rft.trainer import Trainer
-from visual_rft.vocabulary import ClassTruth, Contract, Example, Prompt, Reward, StoredImage
+from visual_rft.vocabulary import ClassTruth, Example, Prompt, Reward
 
 DEVICE = torch.device("cuda")
 SPECIAL = (VISION_START, VISION_END, IMAGE, VIDEO)

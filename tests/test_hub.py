@@ -19,10 +19,10 @@ from hub_folders import Layout, write
 from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError
 
+from visual_rft.frames import Resized
 from visual_rft.hardware import Attention, Machine
 from visual_rft.models import hub
 from visual_rft.models.loading import ModelOptions, beside_weights, empty, folder, load, speaks
-from visual_rft.vocabulary import Resized
 
 CPU = Machine(torch.device("cpu"), torch.float32, Attention.sdpa)
 NAME = "Somebody/Qwen2.5-VL-0B"

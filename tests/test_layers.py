@@ -14,7 +14,7 @@ import pytest
 
 PACKAGE = "visual_rft"
 FLOORS = (
-    {"vocabulary"},
+    {"vocabulary", "frames", "images"},
     {"boxes", "parsing", "rewards", "advantages", "losses", "metrics", "seeding"},
     {"distributed"},
     {"config", "hardware", "storage"},
@@ -25,7 +25,7 @@ FLOORS = (
     {"journal"},
 )
 ENTRIES = len(FLOORS)  # the roof: every other module that can be run, imported by nobody
-NEIGHBOURS = {1}  # floors whose rooms may import each other: rewards read boxes and answers
+NEIGHBOURS = {0, 1}  # floors whose rooms may import each other: examples hold images, rewards read boxes and answers
 
 BARE = {"torch", "transformers", "tokenizers", "safetensors", "numpy", "PIL", "scipy"} | sys.stdlib_module_names
 BARE_ROOMS = FLOORS[0] | FLOORS[1] | {"distributed", "hardware", "storage", "models", "rollout"}

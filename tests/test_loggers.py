@@ -23,10 +23,11 @@ from PIL import Image
 
 from visual_rft.boxes import iou_matrix
 from visual_rft.config import conf_folder
+from visual_rft.frames import Resized
 from visual_rft.tracking import wandb_logger
 from visual_rft.tracking.loggers import Logger, LoggerOptions, NoLogger, WandbOptions, open_logger
 from visual_rft.tracking.pictures import Picture
-from visual_rft.vocabulary import ClassAnswer, ClassTruth, Detection, DetectionAnswer, DetectionTruth, GroundingAnswer, Reason, Refusal, Resized
+from visual_rft.vocabulary import ClassAnswer, ClassTruth, Detection, DetectionAnswer, DetectionTruth, GroundingAnswer, Reason, Refusal
 
 METRICS = {"reward/mean": 0.1 + 0.2, "loss/kl": 1e-17, "refused/no_think": 0.0}
 RECORDS = [

@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 
 from visual_rft import data, workload
+from visual_rft.frames import NORM1000
+from visual_rft.images import AnnotatedImage, ImageSet
 from visual_rft.sources.coco import FREQUENCIES, CocoOptions, read_coco, test_images, train_images
 from visual_rft.sources.findings import Findings
 from visual_rft.tasks.detection import DetectionOptions, lacking
 from visual_rft.tasks.presence import Present
 from visual_rft.tasks.wording import Wording
-from visual_rft.vocabulary import NORM1000, AnnotatedImage, Detection, DetectionAnswer, DetectionTruth, Example, ImageSet
+from visual_rft.vocabulary import Detection, DetectionAnswer, DetectionTruth, Example
 
 test_images.__test__ = False  # type: ignore[attr-defined]  # named after the split; no test
 CORRECT = "correct the row, or take it out"

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import pytest
 
+from visual_rft.frames import Box
 from visual_rft.metrics.detection import Query, mean_iou, rightly_empty, well_formed
-from visual_rft.vocabulary import Box, Detection, DetectionAnswer, Reason, Refusal
+from visual_rft.vocabulary import Detection, DetectionAnswer, Reason, Refusal
 
 CAT = (100.0, 200.0, 300.0, 400.0)
 DOG = (500.0, 600.0, 900.0, 800.0)

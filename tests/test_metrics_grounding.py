@@ -7,9 +7,10 @@ import random
 
 import pytest
 
+from visual_rft.frames import Box
 from visual_rft.metrics.grounding import grounding_scores
 from visual_rft.rewards import strict
-from visual_rft.vocabulary import Box, GroundingAnswer, GroundingTruth, Reason, Refusal, Scores
+from visual_rft.vocabulary import GroundingAnswer, GroundingTruth, Reason, Refusal, Scores
 
 CAT = (100.0, 200.0, 300.0, 400.0)
 Pair = tuple[GroundingTruth, GroundingAnswer | Refusal]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from visual_rft.algorithm import AlgorithmOptions
+from visual_rft.frames import Contract
 from visual_rft.hardware import HardwareOptions
 from visual_rft.inference import prepare
 from visual_rft.learner import Work
@@ -23,7 +24,7 @@ from visual_rft.parsing import parse_detection
 from visual_rft.policies import Models
 from visual_rft.tasks.task import Task
 from visual_rft.trainer import Trainer
-from visual_rft.vocabulary import Contract, DetectionTruth, Example, Reward, Truth
+from visual_rft.vocabulary import DetectionTruth, Example, Reward, Truth
 
 GROUP = 4
 ALONE, PAIRS, ALL = 1, 150, 10_000  # tokens a micro-batch: one group each, about two, the whole step

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from visual_rft.frames import NORM1000, Contract, Original, Resized
 from visual_rft.parsing import canonical_name, normalised_name, parse_classification, parse_detection, parse_grounding
-from visual_rft.vocabulary import NORM1000, ClassAnswer, Contract, Detection, DetectionAnswer, GroundingAnswer, Original, Reason, Refusal, Resized
+from visual_rft.vocabulary import ClassAnswer, Detection, DetectionAnswer, GroundingAnswer, Reason, Refusal
 
 ONE = "{'Position': [1, 2, 3, 4], 'Confidence': 0.5}"
 ANSWER = DetectionAnswer((Detection((1, 2, 3, 4), 0.5),))

@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 
 from visual_rft import parsing
+from visual_rft.frames import Box
 from visual_rft.parsing import parse_classification, parse_detection, parse_grounding
 from visual_rft.rewards import paper, strict
 from visual_rft.vocabulary import (
     Answer,
-    Box,
     ClassAnswer,
     ClassTruth,
     DetectionAnswer,

@@ -10,11 +10,12 @@ from PIL import Image, ImageChops
 
 from visual_rft import predict
 from visual_rft.config import keys
+from visual_rft.frames import Resized
 from visual_rft.predict import PredictConfig, main
 from visual_rft.sources.digits import Split, scenes
 from visual_rft.tasks.wording import completion
 from visual_rft.tracking.drawing import LEAST_SIDE, draw_answer
-from visual_rft.vocabulary import Completion, Resized
+from visual_rft.vocabulary import Completion
 from visual_rft.workload import SCHEMAS
 
 ROOT = Path(__file__).parents[1]

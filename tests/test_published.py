@@ -18,13 +18,13 @@ from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import AutoConfig
 
+from visual_rft.frames import NORM1000, Resized
 from visual_rft.hardware import Attention
 from visual_rft.models import loading
 from visual_rft.models.loading import ModelOptions, Part, part_of, speaks
 from visual_rft.models.policy import Policy
 from visual_rft.models.processor import image_processor
 from visual_rft.models.sharding import Sharding, shard
-from visual_rft.vocabulary import NORM1000, Resized
 
 # Bytes of bfloat16 that the index of each counts. The first is published; the others follow from the numbers of the models.
 BYTES = {

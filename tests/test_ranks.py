@@ -22,6 +22,7 @@ from visual_rft.advantages import group_advantages
 from visual_rft.algorithm import AlgorithmOptions
 from visual_rft.distributed import ALONE, World
 from visual_rft.hardware import HardwareOptions
+from visual_rft.images import StoredImage
 from visual_rft.inference import Asked
 from visual_rft.learner import Learner, Work
 from visual_rft.losses import Aggregation, KlOptions
@@ -31,7 +32,7 @@ from visual_rft.models.policy import Policy
 from visual_rft.models.processor import Pixels, Processor
 from visual_rft.models.sharding import Sharding
 from visual_rft.policies import Models
-from visual_rft.vocabulary import Completion, DetectionTruth, Example, Group, Prompt, StoredImage
+from visual_rft.vocabulary import Completion, DetectionTruth, Example, Group, Prompt
 
 GROUP = 3
 CLOSE = 1e-5

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from visual_rft import policies
 from visual_rft.distributed import ALONE, World
+from visual_rft.frames import Contract
 from visual_rft.hardware import HardwareOptions
 from visual_rft.inference import ask, prepare
 from visual_rft.measurements import Stopwatch
@@ -29,7 +30,7 @@ from visual_rft.rollout.engine import Decoding, Request
 from visual_rft.seeding import Role
 from visual_rft.tasks.task import Task
 from visual_rft.trainer import Trainer
-from visual_rft.vocabulary import Contract, DetectionTruth, Example, Group, Reward, Truth
+from visual_rft.vocabulary import DetectionTruth, Example, Group, Reward, Truth
 
 CLOSE = 1e-5
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from visual_rft.frames import Resized
 from visual_rft.tracking._curves import curve
 from visual_rft.tracking._svg import CURVE_HEIGHT, CURVE_WIDTH, MARGIN, PICTURE_SIDE, SIDE, curve_svg
 from visual_rft.tracking.pictures import Picture, labels
@@ -30,7 +31,6 @@ from visual_rft.vocabulary import (
     GroundingTruth,
     Reason,
     Refusal,
-    Resized,
 )
 
 VOID = {"meta", "br", "img"}

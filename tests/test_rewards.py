@@ -12,8 +12,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from visual_rft.boxes import iou_matrix
+from visual_rft.frames import Box
 from visual_rft.rewards import paper, strict
-from visual_rft.vocabulary import Box, Detection, DetectionTruth, Reason, Reward
+from visual_rft.vocabulary import Detection, DetectionTruth, Reason, Reward
 
 laws = settings(deadline=None, max_examples=100)
 # A coarse grid, so that equal boxes, equal confidences and equal overlaps are common.

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from visual_rft.boxes import giou_matrix, iou_matrix
+from visual_rft.frames import Box
 from visual_rft.rewards import paper, strict
-from visual_rft.vocabulary import Box, GroundingAnswer, GroundingTruth, Reason, Reward
+from visual_rft.vocabulary import GroundingAnswer, GroundingTruth, Reason, Reward
 
 laws = settings(deadline=None, max_examples=200)
 spans = st.tuples(st.integers(0, 999), st.integers(1, 1000)).filter(lambda span: span[0] < span[1])

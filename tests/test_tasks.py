@@ -11,6 +11,8 @@ from numpy.random import default_rng
 from PIL import Image
 
 from visual_rft import workload
+from visual_rft.frames import Box, Contract, Frame, Norm1000, Original, Resized, Speaks
+from visual_rft.images import AnnotatedImage, Annotation, ImageSet, Instruction, StoredImage
 from visual_rft.parsing import parse_classification, parse_detection, parse_grounding
 from visual_rft.rewards.options import Family, RewardOptions
 from visual_rft.sources.digits import DigitOptions
@@ -22,28 +24,16 @@ from visual_rft.tasks.presence import Present, says_no
 from visual_rft.tasks.task import Exam, TaskOptions
 from visual_rft.tasks.wording import Style, Wording, completion, detection_answer, grounding_answer, thinking
 from visual_rft.vocabulary import (
-    AnnotatedImage,
-    Annotation,
-    Box,
     ClassAnswer,
     ClassTruth,
-    Contract,
     Detection,
     DetectionAnswer,
     DetectionTruth,
     Example,
-    Frame,
     GroundingAnswer,
     GroundingTruth,
-    ImageSet,
-    Instruction,
-    Norm1000,
-    Original,
     Reason,
     Refusal,
-    Resized,
-    Speaks,
-    StoredImage,
     Truth,
 )
 

@@ -13,11 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
+from visual_rft.images import StoredImage
 from visual_rft.tracking import runfolder
 from visual_rft.tracking._format import duration
 from visual_rft.tracking.console import Console, print_table, score_rows
 from visual_rft.tracking.runfolder import RunFolder, environment, rollout_records
-from visual_rft.vocabulary import Completion, Detection, DetectionAnswer, DetectionTruth, Example, Group, Reason, Refusal, Reward, StoredImage
+from visual_rft.vocabulary import Completion, Detection, DetectionAnswer, DetectionTruth, Example, Group, Reason, Refusal, Reward
 
 BEGUN = ["config.yaml", "environment.json"]  # what every run begins with
 METRICS = {"reward/mean": 0.1 + 0.2, "loss/kl": 1e-17, "policy/lr": 1 / 3}

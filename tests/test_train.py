@@ -19,7 +19,9 @@ from safetensors.torch import load_file, save_file
 
 from visual_rft import workload
 from visual_rft.config import conf_folder, keys, register
+from visual_rft.frames import NORM1000
 from visual_rft.hardware import Attention, Machine
+from visual_rft.images import StoredImage
 from visual_rft.inference import answer, ask, prepare
 from visual_rft.lessons import Recipe
 from visual_rft.models.loading import ModelOptions, folder, load
@@ -35,7 +37,7 @@ from visual_rft.tasks.wording import Style, completion, detection_answer, thinki
 from visual_rft.tracking.loggers import SCHEMAS as LOGGER_SCHEMAS
 from visual_rft.tracking.runfolder import RunFolder
 from visual_rft.train import TrainConfig, main
-from visual_rft.vocabulary import NORM1000, Detection, Example, Refusal, StoredImage
+from visual_rft.vocabulary import Detection, Example, Refusal
 
 ROOT = Path(__file__).parents[1]
 CPU = Machine(torch.device("cpu"), torch.float32, Attention.sdpa)

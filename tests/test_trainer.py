@@ -15,7 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from visual_rft.algorithm import Advantage, AlgorithmOptions
+from visual_rft.frames import Contract
 from visual_rft.hardware import HardwareOptions
+from visual_rft.images import StoredImage
 from visual_rft.inference import Asked, prepare, sample_groups
 from visual_rft.learner import Update, Work
 from visual_rft.losses import Aggregation, KlOptions
@@ -26,7 +28,7 @@ from visual_rft.parsing import parse_detection
 from visual_rft.policies import Models
 from visual_rft.tasks.task import Task
 from visual_rft.trainer import Step, Trainer
-from visual_rft.vocabulary import Completion, Contract, DetectionTruth, Example, Group, Reason, Refusal, Reward, StoredImage, Truth
+from visual_rft.vocabulary import Completion, DetectionTruth, Example, Group, Reason, Refusal, Reward, Truth
 
 OPTIONS = AlgorithmOptions(group_size=4, max_completion_tokens=6)
 HARDWARE = HardwareOptions(threads=1, tokens_per_micro_batch=200, decoded_together=8)

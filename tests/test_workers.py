@@ -16,6 +16,7 @@ import torch
 
 from visual_rft import train
 from visual_rft.algorithm import AlgorithmOptions
+from visual_rft.frames import Contract
 from visual_rft.hardware import HardwareOptions
 from visual_rft.inference import Prepared, answer, prepare, prepare_ahead, sample_groups
 from visual_rft.losses import KlOptions
@@ -25,7 +26,7 @@ from visual_rft.parsing import parse_detection
 from visual_rft.policies import Models
 from visual_rft.tasks.task import Task
 from visual_rft.trainer import Step, Trainer, beside
-from visual_rft.vocabulary import Contract, DetectionTruth, Example, Reward, Truth
+from visual_rft.vocabulary import DetectionTruth, Example, Reward, Truth
 
 SMALL = ["steps=3", "prompts_per_step=2", "algorithm.group_size=4", "task.shots=1", "data.test_images=20", "logger.report_images=2"]
 COST = ("time/", "throughput/", "memory/")

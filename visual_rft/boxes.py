@@ -1,6 +1,6 @@
 """Boxes: formats, frames, overlap and one-to-one matching.
 
-xyxy (x1, y1, x2, y2) and xywh (x, y, width, height), in a frame of one image (`vocabulary.Frame`): the only ways between frames are `convert` and
+xyxy (x1, y1, x2, y2) and xywh (x, y, width, height), in a frame of one image (`frames.Frame`): the only ways between frames are `convert` and
 `whole`.
 Axes: N boxes against M others, 4 coordinates. Anything array-like goes in; no boxes, as [] or (0, 4), are welcome everywhere.
 """
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
-from visual_rft.vocabulary import Box, Frame
+from visual_rft.frames import Box, Frame
 
 Floats = npt.NDArray[np.float64]
 

@@ -22,6 +22,8 @@ from PIL import Image
 
 from visual_rft import workload
 from visual_rft.config import Job, start
+from visual_rft.frames import NORM1000, Speaks
+from visual_rft.images import StoredImage
 from visual_rft.inspection import Inspection, Looked, Part, inspect
 from visual_rft.models import loading
 from visual_rft.models.loading import ModelOptions
@@ -36,7 +38,7 @@ from visual_rft.tasks.wording import completion, solution
 from visual_rft.tracking.console import Console, print_table
 from visual_rft.tracking.runfolder import write_atomically
 from visual_rft.tracking.samples import COLUMNS, Sample, rows, write_samples
-from visual_rft.vocabulary import NORM1000, Example, Speaks, StoredImage
+from visual_rft.vocabulary import Example
 
 PLAIN = ("JPEG", "PNG", "WEBP")  # formats that every reader of a data set knows
 

@@ -27,6 +27,7 @@ from visual_rft import hardware, workload
 from visual_rft.config import Job, start
 from visual_rft.distributed import World, interruptible
 from visual_rft.evaluation import Evaluation, evaluate, gallery, judge, until
+from visual_rft.frames import Frame, Original
 from visual_rft.hardware import HardwareOptions
 from visual_rft.inference import answer
 from visual_rft.models import loading
@@ -44,7 +45,7 @@ from visual_rft.tasks.task import Exam, Task, TaskOptions
 from visual_rft.tracking.console import Console, print_table
 from visual_rft.tracking.report import Report, write_report
 from visual_rft.tracking.runfolder import KeptAnswers, RunFolder, environment
-from visual_rft.vocabulary import Answer, Detection, DetectionAnswer, Frame, Original, Refusal
+from visual_rft.vocabulary import Answer, Detection, DetectionAnswer, Refusal
 
 # The device and the fingerprints of what is read -> the folder of the evaluation.
 Maker = Callable[[str, Mapping[str, str]], RunFolder]

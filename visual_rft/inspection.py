@@ -9,11 +9,13 @@ from enum import StrEnum
 from typing import Any
 
 from visual_rft import workload
+from visual_rft.frames import NORM1000
+from visual_rft.images import ImageSet, StoredImage
 from visual_rft.sources.findings import Findings
 from visual_rft.sources.image_file import HANDLED
 from visual_rft.sources.options import DataOptions
 from visual_rft.tasks.task import TaskOptions
-from visual_rft.vocabulary import NORM1000, Example, ImageSet, StoredImage
+from visual_rft.vocabulary import Example
 
 THREADS = 4  # images are decoded beside each other
 

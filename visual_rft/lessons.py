@@ -10,10 +10,11 @@ from numpy.random import Generator, default_rng
 from omegaconf import MISSING
 
 from visual_rft.boxes import whole, xywh_to_xyxy
+from visual_rft.frames import NORM1000, Box, Original
 from visual_rft.sources.digits import CANVAS, CATEGORIES, Split, scenes
 from visual_rft.tasks import classification, detection, grounding
 from visual_rft.tasks.wording import Style, completion, detection_answer, grounding_answer, thinking
-from visual_rft.vocabulary import NORM1000, Box, Detection, Example, Original
+from visual_rft.vocabulary import Detection, Example
 
 # The digits that the base is taught to misname, more often than not: a habit of naming, which few images can mend, as few can that of drawing wide.
 LOOK_ALIKES = {"six": "five", "seven": "one", "eight": "three", "nine": "four"}

@@ -22,6 +22,8 @@ from transformers import PreTrainedTokenizerFast, Qwen2VLConfig, Qwen2VLForCondi
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from visual_rft.config import Job, start
+from visual_rft.frames import CONTRACT
+from visual_rft.images import AnnotatedImage
 from visual_rft.lessons import CONFIDENCES, Recipe, lesson
 from visual_rft.models import loading
 from visual_rft.models.policy import Policy
@@ -37,7 +39,7 @@ from visual_rft.tasks.wording import (
     grounding_answer,
     grounding_question,
 )
-from visual_rft.vocabulary import CONTRACT, AnnotatedImage, Detection
+from visual_rft.vocabulary import Detection
 
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>"]
 SPECIAL_TOKENS += ["<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"]

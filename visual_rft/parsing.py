@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TypeVar
 
-from visual_rft.vocabulary import CONTRACT, Box, ClassAnswer, Contract, Detection, DetectionAnswer, Frame, GroundingAnswer, Reason, Refusal
+from visual_rft.frames import CONTRACT, Box, Contract, Frame
+from visual_rft.vocabulary import ClassAnswer, Detection, DetectionAnswer, GroundingAnswer, Reason, Refusal
 
 MAX_BOXES = 100  # COCO's limit of detections an image, too
 NO_ALIASES: Mapping[str, str] = MappingProxyType({})

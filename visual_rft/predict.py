@@ -21,7 +21,9 @@ from omegaconf import MISSING
 from visual_rft import hardware, workload
 from visual_rft.boxes import convert
 from visual_rft.config import Job, start
+from visual_rft.frames import Box, Contract, Frame, Original
 from visual_rft.hardware import HardwareOptions
+from visual_rft.images import StoredImage
 from visual_rft.inference import answer
 from visual_rft.models import loading
 from visual_rft.models.loading import ModelOptions
@@ -34,7 +36,7 @@ from visual_rft.tasks.meant import SHOTS, TRAINING, MeantFor
 from visual_rft.tasks.task import TaskOptions
 from visual_rft.tasks.wording import classification_question, detection_question, grounding_question
 from visual_rft.tracking.drawing import draw_answer, save_png
-from visual_rft.vocabulary import Answer, Box, Contract, DetectionTruth, Example, Frame, Original, Refusal, StoredImage
+from visual_rft.vocabulary import Answer, DetectionTruth, Example, Refusal
 
 Parser = Callable[[str, Contract], Answer | Refusal]
 

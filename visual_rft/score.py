@@ -21,11 +21,11 @@ from omegaconf import MISSING
 
 from visual_rft import workload
 from visual_rft.config import Job, start
+from visual_rft.frames import Contract
 from visual_rft.rewards.options import RewardOptions
 from visual_rft.sources.jsonl import Line, read_lines, read_text
 from visual_rft.tasks.meant import SHOTS, MeantFor
 from visual_rft.tasks.task import Task, TaskOptions
-from visual_rft.vocabulary import Contract
 
 
 @dataclass

@@ -6,64 +6,16 @@ Axes, everywhere in the package: P prompts a step, G completions a prompt, B = P
 S prompt tokens, H hidden width.
 """
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from PIL.Image import Image
 
-# Four numbers that mean nothing without their format, which the name says (xyxy where it says none, else xywh), and their `Frame`.
-Box = tuple[float, float, float, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """What the coordinates of a box count: `width` units from the left edge of the image to the right one, `height` from the top down."""
-
-    width: float
-    height: float
-
-    def __post_init__(self) -> None:
-        if not (self.width > 0 and self.height > 0):
-            raise ValueError(f"an image of {self.width} x {self.height} pixels: width and height must be positive")
-
-
-@dataclass(frozen=True, slots=True)
-class Original(Frame):
-    """Pixels of the image as it is stored, in which data are labelled."""
-
-
-@dataclass(frozen=True, slots=True)
-class Resized(Frame):
-    """Pixels of the image as the model is shown it: what Qwen2.5-VL speaks."""
-
-
-@dataclass(frozen=True, slots=True)
-class Norm1000(Frame):
-    """Thousandths of each axis: what Qwen2-VL and Qwen3-VL speak."""
-
-    width: float = 1000
-    height: float = 1000
-
-
-NORM1000 = Norm1000()
-# The frame in which a model speaks of an image of (width, height) pixels.
-Speaks = Callable[[tuple[int, int]], Frame]
-
-
-@dataclass(frozen=True, slots=True)
-class Contract:
-    """What a completion must be: whether it thinks before it answers, and the frame of its boxes."""
-
-    frame: Frame = NORM1000
-    thinking: bool = True
-
-
-CONTRACT = Contract()
+from visual_rft.frames import CONTRACT, Box, Contract
+from visual_rft.images import StoredImage
 
 
 class Reason(StrEnum):
@@ -90,112 +42,11 @@ class Reason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Annotation:
-    """One label, in COCO's terms and as the data say it: category name, (x, y, width, height) in pixels of the original image, its `area` there
-    (None: that of the box), and whether it stands for a crowd."""
-
-    category: str
-    bbox_xywh: Box
-    area: float | None = None
-    crowd: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class StoredImage:
-    """An image of a source, where `id` is unique: what its data call it, its (width, height), how it is opened, and the bytes of its file."""
-
-    id: int
-    name: str
-    size: tuple[int, int]
-    open: Callable[[], Image] = field(repr=False, compare=False)
-    content: Callable[[], bytes] = field(repr=False, compare=False)
-
-    @classmethod
-    def of(cls, id: int, pixels: Image) -> "StoredImage":
-        """One that is in memory; other processes can be handed it."""
-        return cls(id, str(id), pixels.size, partial(_itself, pixels), partial(_ppm, pixels))
-
-    def digest(self) -> str:
-        """SHA-256 of its file."""
-        return hashlib.sha256(self.content()).hexdigest()
-
-
-def _itself(pixels: Image) -> Image:
-    return pixels
-
-
-def _ppm(pixels: Image) -> bytes:
-    """A file whose bytes depend on no library's version."""
-    return f"P6 {pixels.width} {pixels.height} 255\n".encode() + pixels.convert("RGB").tobytes()
-
-
-@dataclass(frozen=True, slots=True)
-class AnnotatedImage:
-    """An image with its labels, and the instructions one can give about them.
-
-    Every other category is `absent` from it (None), or only those are of which the data say so; of those in `partly` not every object is labelled
-    (LVIS's negative and not exhaustively labelled categories).
-    """
-
-    stored: StoredImage
-    annotations: tuple[Annotation, ...]
-    instructions: tuple["Instruction", ...] = ()
-    absent: frozenset[str] | None = None
-    partly: frozenset[str] = frozenset()
-
-    @property
-    def id(self) -> int:
-        return self.stored.id
-
-    @property
-    def image(self) -> Image:
-        return self.stored.open()
-
-    @property
-    def objects(self) -> tuple[Annotation, ...]:
-        """What one can ask for: the labels of single objects, each as far as it lies in the image; one that has no area there is none."""
-        return tuple(inside for one in self.annotations if not one.crowd and (inside := _inside(one, self.stored.size)))
-
-    @property
-    def shown(self) -> set[str]:
-        """The categories of its objects."""
-        return {annotation.category for annotation in self.objects}
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """Labelled images of a source; `category_ids` are all categories that its labels name, by its own numbers; `groups` are categories that are
-    scored together, too (LVIS: rare, common, frequent); `place` is what messages call it."""
-
-    images: Sequence[AnnotatedImage]
-    category_ids: Mapping[str, int]
-    place: str
-    groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
-
-
-def _inside(annotation: Annotation, size: tuple[int, int]) -> Annotation | None:
-    x, y, width, height = annotation.bbox_xywh
-    left, top, right, bottom = max(x, 0.0), max(y, 0.0), min(x + width, size[0]), min(y + height, size[1])
-    if (left, top, right, bottom) == (x, y, x + width, y + height) and width > 0 and height > 0:
-        return annotation
-    return Annotation(annotation.category, (left, top, right - left, bottom - top)) if left < right and top < bottom else None
-
-
-@dataclass(frozen=True, slots=True)
 class Detection:
     """One box the model drew, in its contract's frame, with a confidence in 0..1."""
 
     box: Box
     confidence: float
-
-
-@dataclass(frozen=True)
-class Instruction:
-    """Words that point at one object of an image without naming it, the object's (x, y, width, height) in pixels, and the sort of words they are."""
-
-    text: str
-    bbox_xywh: Box
-    sort: str
 
 
 @dataclass(frozen=True, slots=True)

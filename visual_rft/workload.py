@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from visual_rft.boxes import convert, whole, xyxy_to_xywh
+from visual_rft.frames import NORM1000, Contract, Frame, Original, Speaks
+from visual_rft.images import AnnotatedImage, Annotation, ImageSet
 from visual_rft.rewards.options import RewardOptions
 from visual_rft.seeding import Role, stream
 from visual_rft.sources import coco, digits, rows
@@ -19,21 +21,7 @@ from visual_rft.tasks import classification, detection, grounding
 from visual_rft.tasks.presence import Present
 from visual_rft.tasks.task import Exam, Task, TaskOptions
 from visual_rft.tasks.wording import Style
-from visual_rft.vocabulary import (
-    NORM1000,
-    AnnotatedImage,
-    Annotation,
-    ClassTruth,
-    Contract,
-    DetectionTruth,
-    Example,
-    Frame,
-    GroundingTruth,
-    ImageSet,
-    Original,
-    Speaks,
-    Truth,
-)
+from visual_rft.vocabulary import ClassTruth, DetectionTruth, Example, GroundingTruth, Truth
 
 TEST_SEED = 0  # the test scenes, and what is asked of them, never change
 

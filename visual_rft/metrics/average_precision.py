@@ -18,7 +18,7 @@ import numpy.typing as npt
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from visual_rft.vocabulary import Box
+from visual_rft.frames import Box
 
 SIZES = ("small", "medium", "large")
 COCO_CAP = 100  # detections of one category in one image

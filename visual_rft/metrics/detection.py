@@ -5,8 +5,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from visual_rft.boxes import iou_matrix, match
+from visual_rft.frames import Box
 from visual_rft.metrics.averages import percent
-from visual_rft.vocabulary import Box, DetectionAnswer, Refusal
+from visual_rft.vocabulary import DetectionAnswer, Refusal
 
 
 @dataclass(frozen=True, slots=True)

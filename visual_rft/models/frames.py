@@ -2,7 +2,7 @@
 
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
-from visual_rft.vocabulary import NORM1000, Frame, Resized
+from visual_rft.frames import NORM1000, Frame, Resized
 
 LONGEST = 200  # times as long as wide: beyond it the image processor refuses
 

@@ -19,13 +19,13 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from visual_rft import storage
+from visual_rft.frames import Speaks
 from visual_rft.hardware import Machine
 from visual_rft.models import hub
 from visual_rft.models.frames import resized, thousandths
 from visual_rft.models.policy import Policy
 from visual_rft.models.processor import Processor, image_processor
 from visual_rft.models.sharding import Sharding, own_part, shard
-from visual_rft.vocabulary import Speaks
 
 EMBEDDED = "embedded:"
 

@@ -11,8 +11,9 @@ import math
 import re
 from collections.abc import Sequence
 
+from visual_rft.frames import CONTRACT, Box, Contract
 from visual_rft.parsing import Cursor, Refused, parse_classification, parse_detection, parse_grounding
-from visual_rft.vocabulary import CONTRACT, Answer, Box, ClassTruth, Contract, Detection, DetectionTruth, GroundingTruth, Reason, Refusal, Reward
+from visual_rft.vocabulary import Answer, ClassTruth, Detection, DetectionTruth, GroundingTruth, Reason, Refusal, Reward
 
 _JSON_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][-+]?\d+)?|NaN|-?Infinity", re.ASCII)
 _LOOSE_NUMBER = r"(?:^|[\s=])(-?\d+(?:\.\d+)?)"

@@ -7,8 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 
 from visual_rft.boxes import iou_matrix, match
+from visual_rft.frames import CONTRACT, Box, Contract
 from visual_rft.parsing import NO_ALIASES, canonical_name, parse_classification, parse_detection, parse_grounding
-from visual_rft.vocabulary import CONTRACT, Box, ClassTruth, Contract, Detection, DetectionTruth, GroundingTruth, Refusal, Reward
+from visual_rft.vocabulary import ClassTruth, Detection, DetectionTruth, GroundingTruth, Refusal, Reward
 
 
 def detection(text: str, truth: DetectionTruth, contract: Contract = CONTRACT, *, iou_threshold: float = 0.5) -> Reward:

@@ -11,10 +11,10 @@ from pathlib import Path
 from sys import float_info
 from typing import Any, TypeVar
 
+from visual_rft.images import AnnotatedImage, Annotation, ImageSet
 from visual_rft.sources.findings import Findings
 from visual_rft.sources.image_file import stored_file
 from visual_rft.sources.options import DataOptions
-from visual_rft.vocabulary import AnnotatedImage, Annotation, ImageSet
 
 TABLES = ("images", "annotations", "categories")
 DOWNLOAD = (

@@ -14,9 +14,10 @@ from numpy.random import Generator, default_rng
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from visual_rft.frames import Box
+from visual_rft.images import AnnotatedImage, Annotation, ImageSet, Instruction, StoredImage
 from visual_rft.sources.findings import Findings
 from visual_rft.sources.options import DataOptions
-from visual_rft.vocabulary import AnnotatedImage, Annotation, Box, ImageSet, Instruction, StoredImage
 
 CATEGORIES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 CANVAS = 64  # pixels a side

@@ -14,7 +14,7 @@ from PIL import Image
 from PIL.Image import Transpose
 from PIL.PngImagePlugin import PngImageFile
 
-from visual_rft.vocabulary import StoredImage
+from visual_rft.images import StoredImage
 
 MOST_ELONGATED = 200  # Qwen2-VL's image processor takes nothing longer, as a ratio of the sides
 WHOLE = "give a whole image file, such as a PNG or a JPEG"
@@ -54,14 +54,6 @@ class Opened:
     handled: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Header:
-    """The (width, height) of an image as a viewer shows it, and whether its EXIF has it turned for that."""
-
-    size: Size
-    turned: bool
-
-
 def read_image(path: Path) -> Image.Image:
     """RGB. Raises ValueError when the file holds no whole image, or one too elongated for a model."""
     return open_image(str(path), path.read_bytes, None, WHOLE).pixels
@@ -84,17 +76,17 @@ def stored_bytes(id: int, name: str, load: Callable[[], bytes], size: Size, reme
 def shown_size(name: str, load: Callable[[], bytes], remedy: str) -> Size:
     """(width, height) of an image as a viewer shows it, from its header alone. Raises ValueError where there is none, or it is too elongated."""
     content = io.BytesIO(_loaded(name, load, remedy))
-    return header(name, lambda: content, remedy).size
+    return header(name, lambda: content, remedy)
 
 
-def header(name: str, source: Callable[[], BinaryIO], remedy: str) -> Header:
-    """What the header says of the image that `source` gives; no more of it is read. Raises ValueError as `shown_size` does."""
+def header(name: str, source: Callable[[], BinaryIO], remedy: str) -> Size:
+    """The same of the image that `source` gives; no more than the header is read of it."""
     with _explained(name, remedy), source() as file, Image.open(file) as image:
         turn = _turn(image)
         # PIL's size of a TIFF is that of the pixels it will load, and those it turns itself.
         size = image.size[::-1] if turn in ACROSS and image.format != "TIFF" else image.size
     _check_ratio(name, size)
-    return Header(size, turn is not None)
+    return size
 
 
 def open_image(name: str, load: Callable[[], bytes], size: Size | None, remedy: str) -> Opened:

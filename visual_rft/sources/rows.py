@@ -11,11 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from visual_rft.images import StoredImage
 from visual_rft.sources.findings import Findings
-from visual_rft.sources.image_file import TURNED, header, stored_bytes, stored_file
+from visual_rft.sources.image_file import header, stored_bytes, stored_file
 from visual_rft.sources.options import DataOptions
 from visual_rft.sources.tables import FORM, IMAGE_KEYS, Record, records
-from visual_rft.vocabulary import StoredImage
 
 MARK = "<image>"  # where an image goes in a problem
 ONE_OF = "give one of " + ", ".join(f"`{key}`" for key in IMAGE_KEYS)
@@ -137,10 +137,7 @@ class _Reader:
         return self.files[known]
 
     def _looked_at(self, name: str, source: Callable[[], Any], remedy: str) -> tuple[int, int]:
-        seen = header(name, source, remedy)
-        if seen.turned:
-            self.findings.handle(TURNED)
-        return seen.size
+        return header(name, source, remedy)
 
 
 def _text(record: Record, key: str) -> str:

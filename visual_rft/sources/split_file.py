@@ -9,9 +9,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from visual_rft.images import StoredImage
 from visual_rft.sources.few_shot import Pairs
 from visual_rft.sources.jsonl import read_text, strict_json
-from visual_rft.vocabulary import Example, StoredImage
+from visual_rft.vocabulary import Example
 
 FORM = '{"examples": [{"image": 3, "subject": "cat", "sha256": "…"}, …]}'
 

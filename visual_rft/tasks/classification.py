@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import cast
 
+from visual_rft.images import AnnotatedImage, ImageSet
 from visual_rft.metrics.classification import classification_scores
 from visual_rft.parsing import parse_classification
 from visual_rft.rewards import paper, strict
 from visual_rft.rewards.options import Family, RewardOptions, weigh
 from visual_rft.tasks.task import Exam, Task, TaskOptions, check_names
 from visual_rft.tasks.wording import Style, classification_question
-from visual_rft.vocabulary import AnnotatedImage, ClassAnswer, ClassTruth, Example, ImageSet, Refusal, Reward, Scores
+from visual_rft.vocabulary import ClassAnswer, ClassTruth, Example, Refusal, Reward, Scores
 
 
 @dataclass

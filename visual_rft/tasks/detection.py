@@ -9,6 +9,8 @@ from functools import partial
 from itertools import groupby
 
 from visual_rft.boxes import convert, whole, xywh_to_xyxy, xyxy_to_xywh
+from visual_rft.frames import Box, Original
+from visual_rft.images import AnnotatedImage, ImageSet
 from visual_rft.metrics.average_precision import (
     AveragePrecision,
     Federation,
@@ -25,18 +27,7 @@ from visual_rft.rewards.options import Family, RewardOptions, weigh
 from visual_rft.tasks.presence import Present, screening
 from visual_rft.tasks.task import BoxExam, Exam, Task, TaskOptions, check_names
 from visual_rft.tasks.wording import Style, detection_question
-from visual_rft.vocabulary import (
-    AnnotatedImage,
-    Box,
-    Detection,
-    DetectionAnswer,
-    DetectionTruth,
-    Example,
-    ImageSet,
-    Original,
-    Refusal,
-    Scores,
-)
+from visual_rft.vocabulary import Detection, DetectionAnswer, DetectionTruth, Example, Refusal, Scores
 
 MOST_NEGATIVES = 100
 

@@ -8,13 +8,15 @@ from typing import cast
 from numpy.random import Generator
 
 from visual_rft.boxes import whole, xywh_to_xyxy
+from visual_rft.frames import Original
+from visual_rft.images import AnnotatedImage, ImageSet, Instruction
 from visual_rft.metrics.grounding import grounding_scores
 from visual_rft.parsing import parse_grounding
 from visual_rft.rewards import paper, strict
 from visual_rft.rewards.options import Family, RewardOptions, weigh
 from visual_rft.tasks.task import Exam, Task, TaskOptions
 from visual_rft.tasks.wording import Style, grounding_question
-from visual_rft.vocabulary import AnnotatedImage, Example, GroundingAnswer, GroundingTruth, ImageSet, Instruction, Original, Refusal, Scores
+from visual_rft.vocabulary import Example, GroundingAnswer, GroundingTruth, Refusal, Scores
 
 
 @dataclass

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from enum import StrEnum
 
+from visual_rft.frames import Contract
 from visual_rft.tasks.task import Screening
 from visual_rft.tasks.wording import completion, detection_answer, presence_question
-from visual_rft.vocabulary import Contract, Example
+from visual_rft.vocabulary import Example
 
 _FIRST_WORD = re.compile(r"[^\W\d_]+")
 

@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from visual_rft.frames import CONTRACT, Contract, Speaks
 from visual_rft.tasks.wording import Style, Wording
-from visual_rft.vocabulary import CONTRACT, Answer, Contract, Example, Reason, Refusal, Reward, Scores, Speaks, Truth
+from visual_rft.vocabulary import Answer, Example, Reason, Refusal, Reward, Scores, Truth
 
 
 @dataclass

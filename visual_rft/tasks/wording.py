@@ -10,20 +10,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 
-from visual_rft.vocabulary import (
-    NORM1000,
-    Box,
-    ClassTruth,
-    Contract,
-    Detection,
-    DetectionTruth,
-    Frame,
-    GroundingTruth,
-    Norm1000,
-    Speaks,
-    StoredImage,
-    Truth,
-)
+from visual_rft.frames import NORM1000, Box, Contract, Frame, Norm1000, Speaks
+from visual_rft.images import StoredImage
+from visual_rft.vocabulary import ClassTruth, Detection, DetectionTruth, GroundingTruth, Truth
 
 
 class Wording(StrEnum):

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from html import escape
 
+from visual_rft.frames import Box
 from visual_rft.tracking._page import details
 from visual_rft.tracking._svg import boxes_svg, frame, picture_again_svg, picture_svg
 from visual_rft.tracking.pictures import Picture, labels
-from visual_rft.vocabulary import Answer, Box, Refusal
+from visual_rft.vocabulary import Answer, Refusal
 
 KINDS = ("before", "after")  # the page's colours of an earlier and of the last answer
 

@@ -10,8 +10,8 @@ from itertools import groupby
 from PIL.Image import Image
 
 from visual_rft.boxes import convert
+from visual_rft.frames import Box, Frame
 from visual_rft.tracking._format import number
-from visual_rft.vocabulary import Box, Frame
 
 Points = Sequence[tuple[int, float | None]]  # step, value
 

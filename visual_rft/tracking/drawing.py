@@ -7,8 +7,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from visual_rft.frames import Box
 from visual_rft.tracking.runfolder import write_atomically
-from visual_rft.vocabulary import Box
 
 LEAST_SIDE = 512  # pixels of the longer side: smaller images are enlarged, so that boxes and labels can be read
 FONT_SIZE = 16

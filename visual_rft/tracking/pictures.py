@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from PIL.Image import Image
 
 from visual_rft.boxes import iou_matrix
-from visual_rft.vocabulary import NORM1000, Answer, Box, Frame, Refusal, Truth
+from visual_rft.frames import NORM1000, Box, Frame
+from visual_rft.vocabulary import Answer, Refusal, Truth
 
 
 @dataclass(frozen=True)

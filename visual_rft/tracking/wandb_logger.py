@@ -13,8 +13,9 @@ from typing import Any, Literal
 import wandb
 
 from visual_rft.boxes import convert
+from visual_rft.frames import Box, Frame
 from visual_rft.tracking.pictures import Picture, ious, labels
-from visual_rft.vocabulary import Answer, Box, Frame, Refusal
+from visual_rft.vocabulary import Answer, Refusal
 
 INIT_SECONDS = 20.0  # to reach the server when the run starts; after it the run is offline
 FINISH_SECONDS = 120.0  # to send what is left when the run ends; after it the rest stays on disk
