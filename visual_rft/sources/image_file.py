@@ -73,14 +73,10 @@ def stored_bytes(id: int, name: str, load: Callable[[], bytes], size: Size, reme
     return StoredImage(id, name, size, lambda: open_image(name, load, size, remedy).pixels, lambda: _loaded(name, load, remedy))
 
 
-def shown_size(name: str, load: Callable[[], bytes], remedy: str) -> Size:
-    """(width, height) of an image as a viewer shows it, from its header alone. Raises ValueError where there is none, or it is too elongated."""
-    content = io.BytesIO(_loaded(name, load, remedy))
-    return header(name, lambda: content, remedy)
+def shown_size(name: str, source: Callable[[], BinaryIO], remedy: str) -> Size:
+    """(width, height) of the image that `source` gives, as a viewer shows it; no more than its header is read.
 
-
-def header(name: str, source: Callable[[], BinaryIO], remedy: str) -> Size:
-    """The same of the image that `source` gives; no more than the header is read of it."""
+    Raises ValueError where there is none, or it is too elongated."""
     with _explained(name, remedy), source() as file, Image.open(file) as image:
         turn = _turn(image)
         # PIL's size of a TIFF is that of the pixels it will load, and those it turns itself.

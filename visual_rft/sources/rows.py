@@ -13,7 +13,7 @@ from typing import Any
 
 from visual_rft.images import StoredImage
 from visual_rft.sources.findings import Findings
-from visual_rft.sources.image_file import header, stored_bytes, stored_file
+from visual_rft.sources.image_file import shown_size, stored_bytes, stored_file
 from visual_rft.sources.options import DataOptions
 from visual_rft.sources.tables import FORM, IMAGE_KEYS, Record, records
 
@@ -137,7 +137,7 @@ class _Reader:
         return self.files[known]
 
     def _looked_at(self, name: str, source: Callable[[], Any], remedy: str) -> tuple[int, int]:
-        return header(name, source, remedy)
+        return shown_size(name, source, remedy)
 
 
 def _text(record: Record, key: str) -> str:
