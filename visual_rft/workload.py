@@ -97,7 +97,8 @@ def exam_of(options: TaskOptions, found: ImageSet | RowSet, speaks: Speaks, find
 
 def split(options: TaskOptions, examples: Sequence[Example]) -> dict[str, Any]:
     """The split that the training examples are, to be published and given back as `task.split`."""
-    return split_of(examples, {"task": options.name, "shots": options.shots, "seed": options.split_seed})
+    drawn = {"shots": options.shots, "seed": options.split_seed} if options.split is None else {"given": options.split}
+    return split_of(examples, {"task": options.name} | drawn)
 
 
 def training_data(data: DataOptions, seed: int, findings: Findings | None = None) -> ImageSet | RowSet:
