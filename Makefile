@@ -9,10 +9,12 @@ INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -c constrain
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-slow lint types bench bench-scaling bench-scale clean
+.PHONY: help install demo test test-slow lint types bench bench-scaling bench-scale clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
+
+install: .venv/.installed ## make .venv with the package in it
 
 demo: .venv/.installed ## teach a small Qwen2-VL to draw boxes, on the CPU, and show before and after
 	$(BIN)/python -m visual_rft.train $(ARGS)

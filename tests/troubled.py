@@ -199,6 +199,9 @@ ROWS: dict[str, Refused] = {
     "no width": row("images", without("images", "width"), lambda _: "its width is missing, not a whole number"),
     "no height at all": row("images", in_image(height=0), lambda _: "its size of 40×0 pixels is no image's"),
     "a height beyond images": row("images", in_image(height=10**400), lambda _: f"its size of 40×{10**400} pixels is no image's"),
+    "iscrowd in words": labelled("iscrowd", "0", "its iscrowd is '0', not 0 or 1"),
+    "a file name of two lines": row("images", in_image(file_name="a\nb.png"), lambda _: r"its file_name is 'a\nb.png', which names no file"),
+    "a file name that no system takes": row("images", in_image(file_name="a\0"), lambda _: r"its file_name is 'a\x00', which names no file"),
     "no file name": row("images", without("images", "file_name"), lambda _: "its file_name is missing, not text"),
     "a file name that is a number": row("images", in_image(file_name=3), lambda _: "its file_name is 3, not text"),
 }

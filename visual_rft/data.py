@@ -23,17 +23,16 @@ from PIL import Image
 from visual_rft import workload
 from visual_rft.config import Job, start
 from visual_rft.frames import NORM1000, Speaks
-from visual_rft.images import StoredImage
+from visual_rft.images import ImageSet, StoredImage
 from visual_rft.inspection import Inspection, Looked, Part, inspect
 from visual_rft.models import loading
 from visual_rft.models.loading import ModelOptions
 from visual_rft.models.processor import IMAGE_PAD, Processor
-from visual_rft.sources.findings import Findings
 from visual_rft.sources.image_file import HANDLED
 from visual_rft.sources.options import DataOptions
 from visual_rft.sources.rows import write_rows
-from visual_rft.tasks.meant import TRAINING, MeantFor
-from visual_rft.tasks.task import TaskOptions
+from visual_rft.tasks.meant import TEST_DATA, TRAINING, MeantFor
+from visual_rft.tasks.task import TaskOptions, check_split
 from visual_rft.tasks.wording import completion, solution
 from visual_rft.tracking.console import Console, print_table
 from visual_rft.tracking.runfolder import write_atomically
@@ -65,6 +64,7 @@ class CheckConfig(DataConfig):
 class SplitConfig(DataConfig):
     """The file to write."""
 
+    unread_keys: ClassVar[tuple[str, ...]] = (*DataConfig.unread_keys, "task.present", "task.wording", "task.thinking", *TEST_DATA)
     out: str = MISSING
 
 
@@ -96,6 +96,7 @@ VERBS: dict[str, type[DataConfig]] = {"check": CheckConfig, "split": SplitConfig
 
 def run(job: Job[Any]) -> None:
     """What was asked for."""
+    check_split(job.config.task, job.typed)
     match job.config:
         case CheckConfig() as c:
             check(c)
@@ -141,7 +142,7 @@ def _print(one: Inspection) -> None:
 def split(c: SplitConfig) -> None:
     """Draws the split, and writes it."""
     out = _new(c.out)
-    examples = _examples(c, Part.train, lambda _: NORM1000)
+    examples = _examples(c, Part.train, lambda _: NORM1000, may_be_rows=False)
     drawn = workload.split(c.task, examples)
     _write(out, json.dumps(drawn, indent=2) + "\n")
     subjects = sorted({example.subject for example in examples})
@@ -155,7 +156,7 @@ def build(c: BuildConfig) -> None:
     examples = _examples(c, c.part, lambda _: NORM1000)
     for example in examples:
         if len(example.images) > 1:
-            raise ValueError(f"{example.id}: shows several images, which a row of a parquet cannot; leave it out")
+            raise ValueError(f"row {example.id}: shows several images, which is not written; take such rows out")
     write_rows(_rows(examples), out)
     print(f"{out}: {len(examples)} rows, {out.stat().st_size / 2**20:.1f} MB")
 
@@ -203,16 +204,11 @@ def _sample(processor: Processor, example: Example) -> Sample:
     return Sample(example, prompt, answer, sum(cells), len(tokens_S), len(processor.encode(answer)))
 
 
-def _examples(c: DataConfig, part: Part, speaks: Speaks) -> Sequence[Example]:
-    found = workload.training_data(c.data, c.task.split_seed, Findings()) if part is Part.train else workload.test_data(c.data, Findings())
-    examples = (
-        workload.examples_of(c.task, found, speaks, Findings())
-        if part is Part.train
-        else workload.exam_of(c.task, found, speaks, Findings()).questions
-    )
-    if not examples:
-        raise ValueError(f"{found.place}: nothing is asked about it; look at it with `data check`")
-    return examples
+def _examples(c: DataConfig, part: Part, speaks: Speaks, *, may_be_rows: bool = True) -> Sequence[Example]:
+    found = workload.training_data(c.data, c.task.split_seed) if part is Part.train else workload.test_data(c.data)
+    if not may_be_rows and not isinstance(found, ImageSet):
+        raise ValueError(f"{found.place}: rows of image, problem and solution are a split already; publish them as they are")
+    return workload.examples_of(c.task, found, speaks) if part is Part.train else workload.exam_of(c.task, found, speaks).questions
 
 
 def _new(out: str) -> Path:

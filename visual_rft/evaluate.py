@@ -27,7 +27,7 @@ from visual_rft import hardware, workload
 from visual_rft.config import Job, start
 from visual_rft.distributed import World, interruptible
 from visual_rft.evaluation import Evaluation, evaluate, gallery, judge, until
-from visual_rft.frames import Frame, Original
+from visual_rft.frames import NORM1000, Frame, Original
 from visual_rft.hardware import HardwareOptions
 from visual_rft.inference import answer
 from visual_rft.models import loading
@@ -40,12 +40,14 @@ from visual_rft.sources.few_shot import fingerprint
 from visual_rft.sources.jsonl import read_text
 from visual_rft.sources.options import DataOptions
 from visual_rft.sources.predictions import are_coco_results, as_coco, coco_results, completions
+from visual_rft.tasks.detection import by_question
 from visual_rft.tasks.meant import SHOTS, TRAINING, TRAINING_DATA, MeantFor
 from visual_rft.tasks.task import Exam, Task, TaskOptions
 from visual_rft.tracking.console import Console, print_table
+from visual_rft.tracking.pictures import Picture
 from visual_rft.tracking.report import Report, write_report
 from visual_rft.tracking.runfolder import KeptAnswers, RunFolder, environment
-from visual_rft.vocabulary import Answer, Detection, DetectionAnswer, Refusal
+from visual_rft.vocabulary import Answer, DetectionAnswer, Refusal
 
 # The device and the fingerprints of what is read -> the folder of the evaluation.
 Maker = Callable[[str, Mapping[str, str]], RunFolder]
@@ -100,15 +102,17 @@ def run(job: Job[EvaluateConfig]) -> Path:
         if interrupted:
             world.first(lambda: _hold(interrupted, held))
         task = workload.task(c.task, RewardOptions())
-        model = c.model if c.run is None else model_of(Path(c.run).expanduser(), c.task.name, task_typed="task" in job.typed)
+        model = c.model if c.run is None else model_of(Path(c.run).expanduser(), c.task, job.typed)
         found = world.each(lambda: workload.test_data(c.data))
-        exam = world.each(lambda: workload.exam_of(c.task, found, _in_pixels if boxes else loading.speaks(model)))
+        unsaid = c.predictions is not None and not any(key.startswith("model") for key in job.typed)
+        speaks = _in_pixels if boxes else _in_thousandths if unsaid else world.each(lambda: loading.speaks(model))
+        exam = world.each(lambda: workload.exam_of(c.task, found, speaks))
         folder = partial(_folder, job, interrupted, held)
         done = _by_model(job, task, exam, model, folder) if c.predictions is None else _by_predictions(job, task, exam, folder)
         summary = {"task": c.task.name, **done.source, "metric": done.evaluation.metric, "value": done.evaluation.value}
         summary |= {"evaluation": done.evaluation.plain(), "questions": len(exam.questions), "seconds": round(time.perf_counter() - started, 1)}
         if world.is_first:
-            pictures = gallery(exam.questions, {"answer": done.evaluation}, c.report_images)
+            pictures = _pictures(exam, done.evaluation, c.report_images, may_lack=c.predictions is not None)
             write_report(done.folder.path / "report.html", Report.of(done.folder.path, summary, pictures))
             done.folder.write_summary(summary)
     return done.folder.path
@@ -116,6 +120,22 @@ def run(job: Job[EvaluateConfig]) -> Path:
 
 def _hold(folder: Path, held: ExitStack) -> None:
     held.enter_context(hold(folder))
+
+
+def _pictures(exam: Exam, evaluation: Evaluation, count: int, *, may_lack: bool) -> list[Picture]:
+    """For the report; none where images are not there and nothing else needs them."""
+    try:
+        return gallery(exam.questions, {"answer": evaluation}, count)
+    except ValueError as error:
+        if not may_lack:
+            raise
+        print(f"report.html shows no images: {error}", file=sys.stderr)
+        return []
+
+
+def _in_thousandths(_: tuple[int, int]) -> Frame:
+    """What answers in a file count, unless it is said which model gave them."""
+    return NORM1000
 
 
 def _in_pixels(size: tuple[int, int]) -> Frame:
@@ -153,7 +173,7 @@ def _by_predictions(job: Job[EvaluateConfig], task: Task, exam: Exam, make: Make
     text = read_text(c.predictions)
     boxes = are_coco_results(text)
     evaluation = _of_boxes(c, exam, text) if boxes else judge(task, exam, completions(c.predictions, text, exam.questions), started)
-    facts = {"test": fingerprint(exam.questions), "predictions": hashlib.sha256(text.encode()).hexdigest()}
+    facts = {"test": fingerprint(exam.questions, with_images=False), "predictions": hashlib.sha256(text.encode()).hexdigest()}
     folder = make("cpu", facts)
     if job.world.is_first and not boxes:
         _write(folder, exam, evaluation)
@@ -171,10 +191,7 @@ def _of_boxes(c: EvaluateConfig, exam: Exam, text: str) -> Evaluation:
     found, others = coco_results(c.predictions, text, exam.boxes.images, exam.boxes.category_ids, exam.boxes.categories)
     if others:
         print(f"{c.predictions}: {others.total()} boxes of {len(others)} categories that {c.task.name} does not test do not count", file=sys.stderr)
-    drawn: dict[tuple[int, str], list[Detection]] = {}
-    for one in found:
-        x, y, width, height = one.bbox_xywh
-        drawn.setdefault((one.image_id, one.category), []).append(Detection((x, y, x + width, y + height), one.score))
+    drawn = by_question(found)
     answers: list[Answer | Refusal] = [DetectionAnswer(tuple(drawn.get((q.asked_about.id, q.subject), ()))) for q in exam.questions]
     texts = [json.dumps(answer.plain) for answer in answers if not isinstance(answer, Refusal)]
     return Evaluation(texts, answers, exam.boxes.measure(found), time.perf_counter() - started)
@@ -206,12 +223,20 @@ def _create(job: Job[EvaluateConfig], facts: Mapping[str, Any], held: ExitStack)
     return folder
 
 
-def model_of(folder: Path, task: str, *, task_typed: bool) -> ModelOptions:
-    """The model of a run at its newest checkpoint. Raises ValueError when there is none, or when the run was trained for another task than `task` and
-    nobody asked for this one."""
+def model_of(folder: Path, task: TaskOptions, typed: Sequence[str]) -> ModelOptions:
+    """The model of a run at its newest checkpoint. Raises ValueError when there is none, or when the run was trained for another task than `task`, or
+    asked otherwise, and nobody has `typed` that this is meant."""
     trained = of_run(folder)
-    if trained.task != task and not task_typed:
-        raise ValueError(f"run={folder}: it was trained for {trained.task}, and {task} is only the default; give task={trained.task}, or task={task}")
+    if trained.task != task.name and "task" not in typed:
+        raise ValueError(
+            f"run={folder}: it was trained for {trained.task}, and {task.name} is only the default; give task={trained.task}, or task={task.name}"
+        )
+    for key, value in trained.asked.items():
+        here = getattr(task, key)
+        if str(here).lower() != str(value).lower() and f"task.{key}" not in typed:
+            shown = [str(one).lower() if isinstance(one, bool) else str(one) for one in (value, here)]
+            remedy = f"give task.{key}={shown[0]}, or task.{key}={shown[1]}"
+            raise ValueError(f"run={folder}: it was trained with task.{key}={shown[0]}, and {shown[1]} is only the default; {remedy}")
     return trained.model
 
 

@@ -106,6 +106,8 @@ class ImageSet:
 def _inside(annotation: Annotation, size: tuple[int, int]) -> Annotation | None:
     x, y, width, height = annotation.bbox_xywh
     left, top, right, bottom = max(x, 0.0), max(y, 0.0), min(x + width, size[0]), min(y + height, size[1])
-    if (left, top, right, bottom) == (x, y, x + width, y + height) and width > 0 and height > 0:
+    if not (left < right and top < bottom):  # of the sums: a side may be too thin for a float to tell its ends apart
+        return None
+    if (left, top, right, bottom) == (x, y, x + width, y + height):
         return annotation
-    return Annotation(annotation.category, (left, top, right - left, bottom - top)) if left < right and top < bottom else None
+    return Annotation(annotation.category, (left, top, right - left, bottom - top))

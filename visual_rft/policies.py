@@ -1,8 +1,9 @@
 """The models of a run: the policy that is trained, the reference it is held near, and what speaks in rollouts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import OmegaConf
@@ -69,11 +70,13 @@ def load(model: ModelOptions, options: HardwareOptions, machine: Machine, world:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run has made: its model, with the newest checkpoint as path, the precision it was evaluated in, and the task it was trained for."""
+    """What a run has made: its model, with the newest checkpoint as path, the precision it was evaluated in, the task it was trained for, and how its
+    questions were put."""
 
     model: ModelOptions
     precision: Precision
     task: str
+    asked: Mapping[str, Any]
 
 
 def of_run(folder: Path) -> Trained:
@@ -83,7 +86,8 @@ def of_run(folder: Path) -> Trained:
         config = OmegaConf.load(file)
         model = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelOptions), config.model))
         assert isinstance(model, ModelOptions)
-        return Trained(replace(model, path=str(checkpoint)), Precision(config.hardware.precision), config.task.name)
+        asked = {key: config.task[key] for key in ("wording", "thinking") if key in config.task}
+        return Trained(replace(model, path=str(checkpoint)), Precision(config.hardware.precision), config.task.name, asked)
     except (OSError, YAMLError, OmegaConfBaseException, AttributeError, ValueError) as error:
         raise ValueError(f"run={folder}: {file} is not the configuration of a run; give the checkpoint as model.path=… instead") from error
 

@@ -40,7 +40,7 @@ from visual_rft.sources import predictions
 from visual_rft.sources.few_shot import fingerprint
 from visual_rft.sources.jsonl import read_text
 from visual_rft.sources.options import DataOptions
-from visual_rft.tasks.task import Exam, TaskOptions
+from visual_rft.tasks.task import Exam, TaskOptions, check_split
 from visual_rft.tracking.console import Console, print_table, score_rows, sweep_row
 from visual_rft.tracking.loggers import SCHEMAS, LoggerOptions, open_logger
 from visual_rft.tracking.runfolder import KeptAnswers, RunFolder, environment
@@ -96,6 +96,7 @@ def _hold(folder: Path, held: ExitStack) -> None:
 
 def _train(job: Job[TrainConfig], interrupted: Path | None, held: ExitStack) -> Path:
     c, world, started = job.config, job.world, time.perf_counter()
+    check_split(c.task, job.typed)
     task = workload.task(c.task, c.rewards)
     found = world.each(lambda: (workload.training_data(c.data, c.task.split_seed), workload.test_data(c.data)))
     speaks = world.each(lambda: loading.speaks(c.model))  # not before: a model may have to be downloaded

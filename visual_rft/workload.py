@@ -1,6 +1,6 @@
 """What a run works on: a task, the examples it is trained on, the exam it is tested with."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -71,28 +71,34 @@ def examples_of(options: TaskOptions, found: ImageSet | RowSet, speaks: Speaks, 
             if getattr(options, key, neutral) != neutral:
                 reason = "rows of image, problem and solution are a split already"
                 raise ValueError(f"task.{key}={getattr(options, key)}: {reason}; set task.{key}={'null' if neutral is None else 0}")
-        return _of_rows(task(options, RewardOptions()), found.rows, found, style, findings or Findings())
+        return _some(_of_rows(task(options, RewardOptions()), found.rows, found, style, findings or Findings()), found.place)
     images = {image.id: image for image in found.images}
     stored = {i: image.stored for i, image in images.items()}
-    pairs = kind.choose(options, found) if options.split is None else read_split(options.split, stored)
-    return [kind.example(options, images[i], subject, style) for i, subject in pairs]
+    pairs = kind.choose(options, found) if options.split is None else read_split(options.split, stored, kind.subjects(options, found))
+    return _some([kind.example(options, images[i], subject, style) for i, subject in pairs], found.place)
 
 
 def exam_of(options: TaskOptions, found: ImageSet | RowSet, speaks: Speaks, findings: Findings | None = None) -> Exam:
     """The exam of data that were read. Rows that cannot be taken go to `findings`."""
     kind, style = _KINDS[type(options)], options.style(speaks)
     if isinstance(found, ImageSet):
-        exam = kind.exam(options, kind.questions(options, found, style), found)
+        exam = kind.exam(options, _some(kind.questions(options, found, style), found.place), found)
     elif (present := getattr(options, "present", Present.ground_truth)) is not Present.ground_truth:
         raise ValueError(f"task.present={present}: rows of image, problem and solution ask what they ask; leave it at ground_truth")
     else:
         asked = _of_rows(task(options, RewardOptions()), _apart(found.rows), found, style, findings or Findings())
-        exam = kind.exam(options, asked, _labelled(asked, found.place))
+        exam = kind.exam(options, _some(asked, found.place), _labelled(asked, found.place))
     file = options.presence if isinstance(options, detection.DetectionOptions) else None
     if file is None or exam.screening is None:
         return exam
     first = exam.screening.questions
     return exam.knowing({one.id: text for one, text in zip(first, completions(file, read_text(file), first), strict=True)})
+
+
+def _some(examples: list[Example], place: str) -> list[Example]:
+    if not examples:
+        raise ValueError(f"{place}: nothing in it is asked about; give other data, or other categories")
+    return examples
 
 
 def split(options: TaskOptions, examples: Sequence[Example]) -> dict[str, Any]:
@@ -195,11 +201,12 @@ def _instruct(image: AnnotatedImage, text: str, style: Style) -> Example:
 
 @dataclass(frozen=True)
 class _Kind:
-    """How the options of one kind of task become the task; which images are asked what in training; a question about an image; the questions of an
-    exam; the exam that they are."""
+    """How the options of one kind of task become the task; which images are asked what in training, and what a split file may ask (None: what an
+    image knows); a question about an image; the questions of an exam; the exam that they are."""
 
     task: Callable[[Any, RewardOptions], Task]
     choose: Callable[[Any, ImageSet], Pairs]
+    subjects: Callable[[Any, ImageSet], Collection[str] | None]
     example: Callable[[Any, AnnotatedImage, str, Style], Example]
     questions: Callable[[Any, ImageSet, Style], list[Example]]
     exam: Callable[[Any, Sequence[Example], ImageSet], Exam]
@@ -230,6 +237,7 @@ _KINDS: dict[type, _Kind] = {
     detection.DetectionOptions: _Kind(
         task=detection.task,
         choose=_choose_detection,
+        subjects=lambda options, data: options.trained_of(data),
         example=lambda _, image, category, style: detection.example(image, category, style),
         questions=lambda options, data, style: detection.questions(data.images, options.tested_of(data), options.present, style),
         exam=detection.exam,
@@ -237,6 +245,7 @@ _KINDS: dict[type, _Kind] = {
     classification.ClassificationOptions: _Kind(
         task=classification.task,
         choose=_choose_classification,
+        subjects=lambda _, __: ("",),
         example=lambda options, image, _, style: classification.example(image, options.kind, style),
         questions=lambda options, data, style: classification.questions(data.images, options.categories, options.kind, style),
         exam=classification.exam,
@@ -244,6 +253,7 @@ _KINDS: dict[type, _Kind] = {
     grounding.GroundingOptions: _Kind(
         task=grounding.task,
         choose=_choose_grounding,
+        subjects=lambda _, __: None,
         example=lambda _, image, text, style: _instruct(image, text, style),
         questions=lambda _, data, style: grounding.questions(data.images, stream(Role.TEST, TEST_SEED), style),
         exam=grounding.exam,

@@ -12,7 +12,7 @@ from sys import float_info
 from typing import Any, TypeVar
 
 from visual_rft.images import AnnotatedImage, Annotation, ImageSet
-from visual_rft.sources.findings import Findings
+from visual_rft.sources.findings import Findings, unspeakable
 from visual_rft.sources.image_file import stored_file
 from visual_rft.sources.options import DataOptions
 
@@ -23,6 +23,8 @@ DOWNLOAD = (
     "your own with data.{part}_annotations=FILE.json data.{part}_images=FOLDER"
 )
 MOST_PIXELS = 1 << 31  # a side
+PUBLISHED = ("instances_", "lvis_v1_")  # how those files are called
+OWN = "name the file and the folder of its images, data.root=FOLDER data.{part}_annotations=FILE.json data.{part}_images=FOLDER"
 FREQUENCIES = {"r": "rare", "c": "common", "f": "frequent"}  # LVIS
 
 Row = dict[str, Any]
@@ -59,9 +61,10 @@ def read_coco(file: Path, folder: Path, part: str, findings: Findings) -> ImageS
     tables = _tables(file, part)
     reader = _Reader(str(file), findings)
     categories = reader.by_id("categories", tables)
-    names = {i: name for i, row in categories.items() if (name := reader.field("categories", row, "name", str)) is not None}
+    names = reader.category_names(categories)
     rows = reader.by_id("images", tables)
     labels = reader.labels(tables["annotations"], {i: names.get(i) for i in categories}, rows)
+    reader.federated = any("neg_category_ids" in row for row in rows.values())
     read = (reader.image(rows[i], folder, part, names, tuple(labels[i])) for i in sorted(rows))
     images = [image for image in read if image is not None]
     _count(images, names, findings)
@@ -71,10 +74,11 @@ def read_coco(file: Path, folder: Path, part: str, findings: Findings) -> ImageS
 
 def _tables(path: Path, part: str) -> dict[str, list[Row]]:
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             content = json.load(file, object_hook=_without_outline)
     except OSError as error:
-        raise ValueError(f"data.{part}_annotations: {path}: {error.strerror}; {DOWNLOAD.format(part=part)}") from error
+        remedy = (DOWNLOAD if path.name.startswith(PUBLISHED) else OWN).format(part=part)
+        raise ValueError(f"data.{part}_annotations: {path}: {error.strerror}; {remedy}") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"data.{part}_annotations: {path}: not JSON ({error}); copy it again, whole") from error
     for name in TABLES:
@@ -111,6 +115,7 @@ class _Reader:
 
     def __init__(self, file: str, findings: Findings) -> None:
         self.file, self.findings = file, findings
+        self.federated = False  # whether images say which categories they are known to lack
 
     def fault(self, table: str, row: Row, what: str) -> None:
         self.findings.refuse(f"{self.file}: {table}, id {_short(row.get('id'))}: {what}; correct the row, or take it out")
@@ -131,6 +136,18 @@ class _Reader:
             elif key is not None:
                 rows[key] = row
         return rows
+
+    def category_names(self, categories: Mapping[int, Row]) -> dict[int, str]:
+        names: dict[int, str] = {}
+        for i, row in categories.items():
+            name = self.field("categories", row, "name", str)
+            if name in names.values():
+                self.fault("categories", row, f"another row has its name, {_short(name)}")
+            elif name is not None and (why := unspeakable(name)):
+                self.fault("categories", row, f"its name {_short(name)} {why}")
+            elif name is not None:
+                names[i] = name
+        return names
 
     def labels(self, rows: Sequence[Row], names: Mapping[int, str | None], images: Collection[int]) -> dict[int, list[Annotation]]:
         """Those of each image, in the order of the file; none of a category without a name, which was refused."""
@@ -153,6 +170,8 @@ class _Reader:
                 self.fault("annotations", row, f"its bbox is {_short(bbox)}, not four finite numbers")
             elif area is not None and not (_is_number(area) and area >= 0):
                 self.fault("annotations", row, f"its area is {_short(area)}, not a number of pixels")
+            elif (row.get("iscrowd") or 0) not in (0, 1):
+                self.fault("annotations", row, f"its iscrowd is {_short(row.get('iscrowd'))}, not 0 or 1")
             elif (name := names[category]) is not None:
                 x, y, w, h = map(float, bbox)
                 labels[image].append(Annotation(name, (x, y, w, h), None if area is None else float(area), bool(row.get("iscrowd"))))
@@ -168,6 +187,12 @@ class _Reader:
             return None
         if not 1 <= min(width, height) <= max(width, height) < MOST_PIXELS:
             self.fault("images", row, f"its size of {width}×{height} pixels is no image's")
+            return None
+        if not name.isprintable():
+            self.fault("images", row, f"its file_name is {_short(name)}, which names no file")
+            return None
+        if self.federated and "neg_category_ids" not in row:
+            self.fault("images", row, "its neg_category_ids is missing, which other images have")
             return None
         known = [self.names(row, key, names) for key in ("neg_category_ids", "not_exhaustive_category_ids")]
         if None in known:

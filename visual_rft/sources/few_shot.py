@@ -52,12 +52,12 @@ def absent(lacking: Mapping[int, Collection[str]], taken: Pairs, *, share: float
     return [(i, shuffled(sorted(lacking[i]), Role.NEGATIVES, seed, i)[0]) for i in others]
 
 
-def fingerprint(examples: Iterable[Example]) -> str:
-    """SHA-256 over every question, truth and image, in order."""
+def fingerprint(examples: Iterable[Example], *, with_images: bool = True) -> str:
+    """SHA-256 over every question, truth and image, in order; without what is in the images where that is not read."""
     digest, images = hashlib.sha256(), dict[int, str]()
     for example in examples:
-        for image in example.images:
+        for image in example.images if with_images else ():
             images[image.id] = images.get(image.id) or image.digest()
-        shown = [images[image.id] for image in example.images]
+        shown = [images.get(image.id, image.name) for image in example.images]
         digest.update(repr((example.id, example.question, example.truth, shown)).encode())
     return digest.hexdigest()

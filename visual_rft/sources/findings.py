@@ -1,5 +1,6 @@
 """What a reader meets in a data set: what it takes in its stride, counted by kind, and what it cannot take, said with file and row."""
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -21,3 +22,16 @@ class Findings:
         if not self.patient:
             raise ValueError(fault) from cause
         self.faults.append(fault)
+
+
+# What only a chat template may write: a model would take it for the end of the question, or for an image.
+_TEMPLATE = re.compile(r"<\|(?:im_start|im_end|endoftext|vision_start|vision_end|vision_pad|image_pad|video_pad)\|>")
+
+
+def unspeakable(text: str) -> str | None:
+    """Why a text of the data cannot be put to a model; None where it can."""
+    if not text.strip():
+        return "is empty"
+    if token := _TEMPLATE.search(text):
+        return f"holds {token[0]}, which is the chat template's alone"
+    return "holds half of a surrogate pair" if any("\ud800" <= character <= "\udfff" for character in text) else None

@@ -171,6 +171,8 @@ def _explained(name: str, remedy: str) -> Iterator[None]:
     """Whatever PIL and the file system raise inside, as a ValueError that names the image."""
     try:
         yield
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{name}: more pixels than are safe to open; give a smaller image") from error
     except DAMAGED as error:
         reason = getattr(error, "strerror", None) or "not an image, or a damaged one"
         raise ValueError(f"{name}: {reason}; {remedy}") from error

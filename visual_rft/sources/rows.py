@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from visual_rft.images import StoredImage
-from visual_rft.sources.findings import Findings
+from visual_rft.sources.findings import Findings, unspeakable
 from visual_rft.sources.image_file import shown_size, stored_bytes, stored_file
 from visual_rft.sources.options import DataOptions
 from visual_rft.sources.tables import FORM, IMAGE_KEYS, Record, records
@@ -125,6 +125,8 @@ class _Reader:
         return stored_bytes(self.made - 1, which, load, size, WRITE_AGAIN)
 
     def _file(self, which: str, path: str, folder: Path) -> StoredImage:
+        if not path.isprintable():
+            raise ValueError(f"{which}: {path!r:.60} names no file; write {FORM}")
         file = folder / Path(path).expanduser()
         known = os.path.abspath(file)
         if known not in self.files:
@@ -144,8 +146,8 @@ def _text(record: Record, key: str) -> str:
     value = record.values.get(key)
     if not isinstance(value, str):
         raise ValueError(f"{record.place}: {f'no `{key}`' if value is None else f'`{key}` is not a text'}; write {FORM}")
-    if not value.strip():
-        raise ValueError(f"{record.place}: `{key}` is empty; write one, or take the row out")
+    if why := unspeakable(value):
+        raise ValueError(f"{record.place}: `{key}` {why}; write another, or take the row out")
     return value
 
 
@@ -184,6 +186,8 @@ def write_rows(rows: Iterable[Mapping[str, Any]], out: Path) -> None:
             if not _write(rows, file):
                 raise ValueError(f"{out}: no rows to write; give a data set that has some")
         os.replace(partly, out)
+    except OSError as error:
+        raise ValueError(f"{out}: {error.strerror}; make room, or name another file") from error
     finally:
         partly.unlink(missing_ok=True)
 

@@ -6,7 +6,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from visual_rft.images import StoredImage
@@ -23,9 +23,9 @@ def split_of(examples: Sequence[Example], facts: Mapping[str, Any]) -> dict[str,
     return {**facts, "fingerprint": _fingerprint(listed), "examples": listed}
 
 
-def read_split(file: str, images: Mapping[int, StoredImage]) -> Pairs:
-    """The pairs of a split file, in its order. Raises ValueError, naming file and row, for another form, or an image that is not there or another one
-    than it was."""
+def read_split(file: str, images: Mapping[int, StoredImage], subjects: Collection[str] | None = None) -> Pairs:
+    """The pairs of a split file, in its order. Raises ValueError, naming file and row, for another form, an image that is not there or another one
+    than it was, a subject that is none of `subjects` (None: whatever there is), or an example that is there twice."""
     content = strict_json(read_text(file), file, f"write {FORM}")
     rows = content.get("examples") if isinstance(content, dict) else None
     if not isinstance(rows, list) or not rows:
@@ -34,7 +34,7 @@ def read_split(file: str, images: Mapping[int, StoredImage]) -> Pairs:
         raise ValueError(
             f"{file}: its fingerprint is not that of its examples; copy it again, or take `fingerprint` out if you changed it on purpose"
         )
-    pairs: Pairs = []
+    pairs = dict[tuple[int, str], None]()
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict) or type(row.get("image")) is not int or not isinstance(row.get("subject"), str):
             raise ValueError(f"{file}, example {number}: not of the form {FORM}")
@@ -43,8 +43,12 @@ def read_split(file: str, images: Mapping[int, StoredImage]) -> Pairs:
             raise ValueError(f"{file}, example {number}: the training data have no image {row['image']}; give the data the split was drawn from")
         if row.get("sha256", image.digest()) != image.digest():
             raise ValueError(f"{file}, example {number}: image {image.name} is another one than in the split; give the data the split was drawn from")
-        pairs.append((row["image"], row["subject"]))
-    return pairs
+        if subjects is not None and row["subject"] not in subjects:
+            raise ValueError(f"{file}, example {number}: this task is not trained on {row['subject']!r:.60}; give the task the split was drawn for")
+        if (row["image"], row["subject"]) in pairs:
+            raise ValueError(f"{file}, example {number}: is there twice; take one out")
+        pairs[row["image"], row["subject"]] = None
+    return list(pairs)
 
 
 def _fingerprint(rows: Sequence[Any]) -> str:

@@ -97,7 +97,7 @@ def _listed(file: Path, key: str) -> list[Any]:
 
 
 def _among(folder: Path, split: str, splits: Sequence[Any]) -> str:
-    if split not in splits:
+    if split not in splits or Path(split).name != split:
         there = ", ".join(map(str, splits)) or "none"
         raise ValueError(f"{folder}: no split `{split}`, there is {there}; set data.train_split and data.test_split")
     return split

@@ -70,7 +70,7 @@ def _of(data: ImageSet, key: str, names: Sequence[str] | None) -> list[str]:
     for name in names or ():
         if name not in data.category_ids:
             raise ValueError(f"{key}: '{name}' is no category of {data.place}, which has {_some(list(data.category_ids))}")
-    return list(data.category_ids if names is None else names)
+    return sorted(data.category_ids, key=lambda name: data.category_ids[name]) if names is None else list(names)
 
 
 def _some(names: Sequence[str], most: int = 12) -> str:
@@ -185,13 +185,19 @@ def _average_precision(images: Sequence[AnnotatedImage], categories: Sequence[st
     return lvis_average_precision(truth, found, categories, Federation(known, {image.id: image.partly for image in images}))
 
 
-def _pairs(images: Sequence[AnnotatedImage], categories: Sequence[str], found: Sequence[FoundBox]) -> Iterator[Query]:
-    """Each image and category that has an object, with what was found of it, in pixels."""
-    wanted = set(categories)
+def by_question(found: Sequence[FoundBox]) -> dict[tuple[int, str], list[Detection]]:
+    """Boxes by image and category, as corners in pixels; without those that are too thin for a float to tell their ends apart."""
     drawn: dict[tuple[int, str], list[Detection]] = {}
     for one in found:
         x, y, w, h = one.bbox_xywh
-        drawn.setdefault((one.image_id, one.category), []).append(Detection((x, y, x + w, y + h), one.score))
+        if x < x + w and y < y + h:
+            drawn.setdefault((one.image_id, one.category), []).append(Detection((x, y, x + w, y + h), one.score))
+    return drawn
+
+
+def _pairs(images: Sequence[AnnotatedImage], categories: Sequence[str], found: Sequence[FoundBox]) -> Iterator[Query]:
+    """Each image and category that has an object, with what was found of it, in pixels."""
+    wanted, drawn = set(categories), by_question(found)
     for image in images:
         objects = sorted((one for one in image.objects if one.category in wanted), key=lambda one: one.category)
         for category, alike in groupby(objects, key=lambda one: one.category):

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 # Keys of groups that some entries read in part: those that draw the few shots, and those of training.
 SHOTS = ("task.shots", "task.at_most", "task.split_seed", "task.split")
 TRAINING_DATA = ("task.trained", "data.train_annotations", "data.train_images", "data.train_rows", "data.train", "data.train_split")
+TEST_DATA = ("data.test_annotations", "data.test_images", "data.test", "data.test_split")
 TRAINING: tuple[str, ...] = ("model.learning_rate", "model.learning_rates", "model.frozen", "hardware.tokens_per_micro_batch")
 TRAINING += ("hardware.activation_checkpointing", "hardware.offload", "hardware.offload_reference", "hardware.master_weights")
 TRAINING += ("hardware.ranks_per_copy", "hardware.logprob_tolerance")

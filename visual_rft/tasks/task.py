@@ -33,6 +33,13 @@ class TaskOptions:
         return Style(self.wording, self.thinking, speaks)
 
 
+def check_split(options: TaskOptions, typed: Sequence[str]) -> None:
+    """Raises ValueError when a key is `typed` that a given split leaves unread."""
+    for key in ("task.shots", "task.at_most", "task.split_seed", "task.negatives"):
+        if options.split is not None and key in typed:
+            raise ValueError(f"{key}: the split is given, task.split={options.split}, and says what is drawn; leave one of the two out")
+
+
 def check_names(key: str, names: Sequence[str]) -> None:
     """Raises ValueError unless they are names, each once."""
     if not names or len(set(names)) < len(names) or not all(name.strip() for name in names):

@@ -136,11 +136,16 @@ def summary_table(arms: Sequence[Arm], *, every_score: bool) -> list[tuple[str, 
     return rows
 
 
+def of_a_category(arm: Arm) -> str:
+    """What the metric is called of one category: that of the novel ones, `AP novel`, is AP of each."""
+    return arm.metric.partition(" ")[0]
+
+
 def category_table(arms: Sequence[Arm]) -> list[tuple[str, ...]]:
     """Head and rows as text: each arm's metric, category by category."""
     rows: list[tuple[str, ...]] = [("", "category", "score", "runs", "before", "after", "change", "± 95 %")]
     for arm in arms:
-        rows += [(arm.label, name, arm.metric, str(len(arm.runs)), *_numbers(change_of(arm, name))) for name in categories(arm)]
+        rows += [(arm.label, name, of_a_category(arm), str(len(arm.runs)), *_numbers(change_of(arm, name))) for name in categories(arm)]
     return rows
 
 
@@ -204,7 +209,7 @@ def _score(name: str, arms: Sequence[Arm]) -> str:
 
 def _by_category(arm: Arm) -> str:
     rows = [(name, *_numbers(change_of(arm, name))) for name in categories(arm)]
-    return table((arm.metric, "before", "after", "change", "± 95 %"), rows)
+    return table((of_a_category(arm), "before", "after", "change", "± 95 %"), rows)
 
 
 def _runs(arm: Arm) -> str:

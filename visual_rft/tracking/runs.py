@@ -14,6 +14,8 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 FILES = ("config.yaml", "metrics.jsonl", "summary.json")  # any of them makes a folder a run's; the last says that it finished
 CHANCE = ("seed", "task.split_seed")
+DRAWN = ("task.shots", "task.at_most", "task.negatives")  # what a given split leaves unread
+DIGITS = 12  # of a fingerprint
 NOT_MATHEMATICS = ("hardware.", "logger.", "checkpoint.", "resume")
 # What a program made of its configuration: two programs (GRPO, supervised tuning) may be given the same one.
 OUTCOME = ("task", "model", "metric", "steps")
@@ -100,11 +102,13 @@ def read_run(folder: Path) -> Run:
         raise ValueError(f"{file}: {error}, so this is not the summary of a training run; {REMEDY}") from error
     outcome = {f"summary.{key}": _plain(summary[key]) for key in OUTCOME if key in summary}
     setting = {key: value for key, value in _config(folder / "config.yaml") if key not in CHANCE and not key.startswith(NOT_MATHEMATICS)}
+    if setting.get("task.split", "null") != "null":
+        setting = {key: value for key, value in setting.items() if key not in DRAWN}
     machine = folder / "environment.json"
     environment = _object(_text(machine), str(machine)) if machine.exists() else {}
     data = environment.get("data")
     if isinstance(data, dict) and "test" in data:  # what was asked; the seed draws what was trained on
-        outcome["data.test"] = _plain(data["test"])
+        outcome["data.test"] = _plain(data["test"])[:DIGITS]
     return Run(
         folder, task, model, metric, seed, seconds, scores, setting | outcome, list(_metrics(folder / "metrics.jsonl")), environment, categories
     )
