@@ -142,7 +142,7 @@ def test_an_example_stands_in_a_split_once(split: Path, root: Path, tmp_path: Pa
     assert line([*task(root, tmp_path / "run"), f"task.split={split}"], capfd) == f"{split}, example 3: is there twice; take one out"
 
 
-@pytest.mark.parametrize("key", ["task.shots=1", "task.at_most=true", "task.split_seed=1", "task.negatives=1"])
+@pytest.mark.parametrize("key", ["task.shots=1", "task.at_most=true", "task.negatives=1"])
 def test_what_a_given_split_leaves_unread_cannot_be_typed(key: str, split: Path, root: Path, tmp_path: Path, capfd: Captured) -> None:
     capfd.readouterr()
     said = f"{key.partition('=')[0]}: the split is given, task.split={split}, and says what is drawn; leave one of the two out"

@@ -34,8 +34,8 @@ class TaskOptions:
 
 
 def check_split(options: TaskOptions, typed: Sequence[str]) -> None:
-    """Raises ValueError when a key is `typed` that a given split leaves unread."""
-    for key in ("task.shots", "task.at_most", "task.split_seed", "task.negatives"):
+    """Raises ValueError when a key is `typed` that a given split leaves unread. (The seed it does not: it draws the digit scenes, too.)"""
+    for key in ("task.shots", "task.at_most", "task.negatives"):
         if options.split is not None and key in typed:
             raise ValueError(f"{key}: the split is given, task.split={options.split}, and says what is drawn; leave one of the two out")
 
