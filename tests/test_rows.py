@@ -328,8 +328,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a problem of another type": ({"problem": ["Which?"]}, f"`problem` is not a text; write {FORM}"),
     "no solution": ({"solution": ...}, f"no `solution`; write {FORM}"),
     "numbers as a solution": ({"solution": [1, 2, 3, 4]}, f"`solution` is not a text; write {FORM}"),
-    "an empty solution": ({"solution": " \n"}, "`solution` is empty; write one, or take the row out"),
-    "an empty problem": ({"problem": ""}, "`problem` is empty; write one, or take the row out"),
+    "an empty solution": ({"solution": " \n"}, "`solution` is empty; write another, or take the row out"),
+    "an empty problem": ({"problem": ""}, "`problem` is empty; write another, or take the row out"),
     "a category of another type": ({"category": 3}, f"`category` is not a text; write {FORM}"),
     "a mark too many": ({"problem": "<image><image> Which?"}, "<image> 2 times in `problem`, and 1 image; write it once an image, or leave it out"),
     "a mark too few": (
