@@ -122,6 +122,6 @@ def _by_category(found: "ImageSet | workload.RowSet", asked: Iterable[Example]) 
     else:
         asked = list(asked)
         names = sorted({example.subject for example in asked})
-        images.update(example.subject for example in asked)
+        images.update(subject for subject, _ in {(example.subject, example.asked_about.id) for example in asked})
         objects.update({name: sum(len(example.truth.boxes) for example in asked if example.subject == name) for name in names})
     return {name: (images[name], objects[name]) for name in names}
