@@ -48,7 +48,7 @@ def test_a_run_speaks_the_frame_of_its_model(family: Family, tmp_path: Path) -> 
         assert (f"{spoken.width:.0f} wide and {spoken.height:.0f} high" in example.question) == (frame is Resized)
         assert ("thousandths" in example.question) == (frame is Norm1000)
         right = completion("", detection_answer([Detection(box, 1.0) for box in example.truth.boxes]))
-        assert dict(task.reward(right, example).parts) == {"iou": 1.0, "confidence": 1.0, "format": 1.0}
+        assert dict(task.reward(right, example.truth, example.contract).parts) == {"iou": 1.0, "confidence": 1.0, "format": 1.0}
     answers = [task.parse(completion("", detection_answer([Detection(b, 1.0) for b in e.truth.boxes])), e.contract) for e in exam.questions]
     scores = exam.measure(answers).values
     assert scores["AP50"] > 99 and scores["mean IoU"] > (99 if frame is Norm1000 else 90)  # whole numbers of a coarse frame

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
@@ -144,7 +143,7 @@ def test_a_trained_tower_sees_each_image_once_for_the_rollout_and_once_an_update
 def sampled(trainer: Trainer, questions: Sequence[Example]) -> Work:
     """All that an update is computed from; the advantages are any numbers."""
     asked, features = trainer.look(prepare(trainer.processor, questions))
-    with ThreadPoolExecutor() as judge:
+    with trainer.judging(progress=0.0) as judge:
         trainer.engine = trainer.engine_for(len(questions))
         groups, _ = trainer.sample(questions, range(len(questions)), asked, features, judge, seed=(0, 0))
     advantages_PG = torch.randn(len(questions), GROUP, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

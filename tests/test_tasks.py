@@ -179,9 +179,9 @@ def test_what_the_question_asks_for_earns_everything(style: Style) -> None:
     ):
         for family in Family:
             task = workload.task(options, RewardOptions(family))
-            reward = task.reward(completion("I look." if style.thinking else None, said), example)
+            reward = task.reward(completion("I look." if style.thinking else None, said), example.truth, example.contract)
             assert task.total(reward) == pytest.approx(3 if options is DETECTION or (options is GROUNDING and family is Family.paper) else 2)
-            other = task.reward(completion(None if style.thinking else "I look.", said), example)
+            other = task.reward(completion(None if style.thinking else "I look.", said), example.truth, example.contract)
             assert other.parts["format"] == 0 and other.answer is None
             if family is Family.strict:
                 assert other.refusal and other.refusal.reason is (Reason.NO_THINK if style.thinking else Reason.TEXT_OUTSIDE)
@@ -211,7 +211,8 @@ def test_a_solution_that_is_none_is_refused_with_the_reason(options: TaskOptions
 def paid(text: str, **options: object) -> float:
     changed = replace(DETECTION, iou_threshold=options.pop("iou_threshold", 0.5))  # type: ignore[arg-type]
     task = workload.task(changed, replace(RewardOptions(), **options))  # type: ignore[arg-type]
-    return task.total(task.reward(text, detection.example(IMAGE, "cat", STYLE)))
+    example = detection.example(IMAGE, "cat", STYLE)
+    return task.total(task.reward(text, example.truth, example.contract))
 
 
 def test_rewards_are_paid_as_configured() -> None:

@@ -346,7 +346,7 @@ def test_the_policy_sees_the_image(base: tuple[Policy, Processor]) -> None:
             shown = ask(policy, prepare(processor, examples))
             scores = policy(shown.prompts, policy.encode(shown.pixels), [[processor.encode(text)] for text in right], 1.0)
         texts = greedy(base, examples)
-        rewards = [task.total(task.reward(text, e)) for text, e in zip(texts, asked, strict=True)]
+        rewards = [task.total(task.reward(text, e.truth, e.contract)) for text, e in zip(texts, asked, strict=True)]
         return torch.where(scores.mask_BT, scores.logprobs_BT, 0).sum(1), sum(rewards) / len(rewards)
 
     logprobs, reward = look(asked)

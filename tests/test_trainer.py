@@ -3,7 +3,6 @@
 import copy
 import re
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 from math import isnan
@@ -65,7 +64,7 @@ def train(
 def sampled(trainer: Trainer, examples: Sequence[Example]) -> Work:
     """All that an update is computed from, of one step."""
     asked, features = trainer.look(prepare(trainer.processor, examples))
-    with ThreadPoolExecutor() as judge:
+    with trainer.judging(progress=0.0) as judge:
         trainer.engine = trainer.engine_for(len(examples))
         groups, pending = trainer.sample(examples, range(len(examples)), asked, features, judge, seed=(0, 0))
         totals = torch.tensor([[trainer.task.total(reward) for reward in rewards.result()] for rewards in pending])

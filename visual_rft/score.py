@@ -3,9 +3,9 @@
     python -m visual_rft.score task=fsod_digits completions=file.jsonl > scored.jsonl
     python -m visual_rft.score rewards=paper +rewards.weights.iou=2 completions=- < file.jsonl
 
-In: {"completion": text, "solution": text} a line; a solution is written as a right answer is, tags or not. Out, on stdout: the same lines, with
-`reward` (the weighted total), `rewards` (each part), `answer`, `refused` (null or the reason) in place of any that were there. Nothing is printed
-before every line is scored. Boxes are in thousandths of each axis.
+In: {"completion": text, "solution": text} a line; a solution is written as a right answer is, tags or not; `tokens`, the completion's length, where a
+reward asks for it. Out, on stdout: the same lines, with `reward` (the weighted total), `rewards` (each part), `answer`, `refused` (null or the
+reason) in place of any that were there. Nothing is printed before every line is scored. Boxes are in thousandths of each axis.
 """
 
 import json
@@ -30,12 +30,18 @@ from visual_rft.tasks.task import Task, TaskOptions
 
 @dataclass
 class ScoreConfig(MeantFor):
-    """`completions`: a file of JSON lines, or - for stdin. Neither a model nor data are read."""
+    """`completions`: a file of JSON lines, or - for stdin. `progress`: of a training, for rewards that follow a schedule. Neither model nor data are
+    read."""
 
     unread_keys: ClassVar = (*SHOTS, "task.negatives", "task.trained", "task.present", "task.presence", "task.wording")
     task: TaskOptions = MISSING
     rewards: RewardOptions = MISSING
     completions: str = MISSING
+    progress: float = MISSING
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.progress <= 1:
+            raise ValueError(f"progress={self.progress}: must lie in 0..1, the share of the training that is done")
 
 
 def run(job: Job[ScoreConfig]) -> None:
@@ -43,18 +49,24 @@ def run(job: Job[ScoreConfig]) -> None:
     c = job.config
     task, contract = workload.task(c.task, c.rewards), Contract(thinking=c.task.thinking)
     lines = read_lines(c.completions, read_text(c.completions), ("completion", "solution"))
-    scored = [line.values | score(task, line, contract) for line in lines]
+    scored = [line.values | score(task, line, contract, c.progress) for line in lines]
     _print([json.dumps(one, allow_nan=False) for one in scored])
     print(summary(scored), file=sys.stderr)
 
 
-def score(task: Task, line: Line, contract: Contract) -> dict[str, Any]:
-    """What one completion earned, by its contract. Raises ValueError when its solution cannot be read."""
+def score(task: Task, line: Line, contract: Contract, progress: float) -> dict[str, Any]:
+    """What one completion earned, by its contract. Raises ValueError when its solution cannot be read, or a reward cannot score it."""
     try:
         truth = task.solution(line.values["solution"])
     except ValueError as error:
         raise ValueError(f"{line.place}: {error}; write `solution` as a right answer is written") from error
-    reward = task.score(line.values["completion"], truth, contract)
+    tokens = line.values.get("tokens")
+    if tokens is not None and (not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 0):
+        raise ValueError(f"{line.place}: tokens must be the length of the completion, a whole number; it is {tokens!r}")
+    try:
+        reward = task.reward(line.values["completion"], truth, contract, tokens=tokens, progress=progress)
+    except ValueError as error:
+        raise ValueError(f"{line.place}: {error}") from error
     return {
         "reward": task.total(reward),
         "rewards": dict(reward.parts),

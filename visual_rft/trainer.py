@@ -6,8 +6,8 @@ inside each group into advantages, and move the policy along the clipped surroga
 Axes: P prompts a step, G completions a prompt.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
@@ -28,6 +28,8 @@ from visual_rft.seeding import Role, stream
 from visual_rft.sources.stream import step_examples
 from visual_rft.tasks.task import Task
 from visual_rft.vocabulary import Batch, Example, Group, Reward
+
+Judge = Callable[[Group], Future[list[Reward]]]  # sets to work on the rewards of a group
 
 
 @dataclass(frozen=True)
@@ -59,16 +61,6 @@ class Progress:
     def after(self, *, skipped: bool) -> "Progress":
         """One step later."""
         return Progress(self.steps + 1, self.skipped + skipped, self.skipped_in_a_row + 1 if skipped else 0)
-
-
-@contextmanager
-def beside() -> Iterator[Executor]:
-    """A thread for what need not be waited for; what it has not begun when it is left, it never does."""
-    thread = ThreadPoolExecutor(max_workers=1)
-    try:
-        yield thread
-    finally:
-        thread.shutdown(cancel_futures=True)
 
 
 class Trainer:
@@ -119,7 +111,7 @@ class Trainer:
         ahead = prepare_ahead(self.processor, mine, left, self.hardware.workers)
         for step in left:
             watch = Stopwatch()
-            with beside() as judge:  # rewards are computed beside the rollout and the reference
+            with self.judging(progress=step / steps) as judge:
                 with watch.stage("prepare"):
                     prepared = next(ahead)
                 with watch.stage("encode"):
@@ -165,7 +157,7 @@ class Trainer:
         return asked, self.speaker.encode(asked.pixels) if asked.prompts else ()
 
     def sample(
-        self, questions: Sequence[Example], numbers: range, asked: Asked, features: Sequence[Tensor], judge: Executor, seed: tuple[int, int]
+        self, questions: Sequence[Example], numbers: range, asked: Asked, features: Sequence[Tensor], judge: Judge, seed: tuple[int, int]
     ) -> tuple[list[Group], list[Future[list[Reward]]]]:
         """A group of completions of each question, which have these numbers in the step, from the policy as it is, and their rewards, which `judge`
         is at work on."""
@@ -173,12 +165,24 @@ class Trainer:
         pending: dict[int, Future[list[Reward]]] = {}
         for p, completions in sample_groups(self.engine, self.processor, asked, features, numbers, seed):
             groups[p] = Group(questions[p], completions)
-            pending[p] = judge.submit(self.rewards, groups[p])
+            pending[p] = judge(groups[p])
         return [groups[p] for p in range(len(questions))], [pending[p] for p in range(len(questions))]
 
-    def rewards(self, group: Group) -> list[Reward]:
-        """What each completion of a group earns."""
-        return [self.task.reward(completion.text, group.example) for completion in group.completions]
+    @contextmanager
+    def judging(self, *, progress: float) -> Iterator[Judge]:
+        """A thread computes rewards beside the rollout and the reference; those it has not begun when it is left, it never does."""
+        thread = ThreadPoolExecutor(max_workers=1)
+        try:
+            yield lambda group: thread.submit(self.rewards, group, progress=progress)
+        finally:
+            thread.shutdown(cancel_futures=True)
+
+    def rewards(self, group: Group, *, progress: float) -> list[Reward]:
+        """What each completion of a group earns, when this share of the training is done."""
+        example = group.example
+        return [
+            self.task.reward(said.text, example.truth, example.contract, tokens=len(said.tokens_T), progress=progress) for said in group.completions
+        ]
 
     def of_all(self, groups: Sequence[Group], judged: Sequence[list[Reward]], questions: Sequence[Example]) -> tuple[list[Group], list[list[Reward]]]:
         """The groups of all ranks and their rewards, in the order of the step's questions."""
@@ -195,10 +199,13 @@ class Trainer:
 
     @torch.no_grad()
     def check_rollout(self, questions: Sequence[Example], seed: int) -> None:
-        """Rollout and trainer must agree on what was sampled, or the ratio is wrong from the first step: ValueError if they do not."""
+        """Rollout and trainer must agree on what was sampled, or the ratio is wrong from the first step, and every reward must be able to score it:
+        ValueError if they do not, or cannot."""
         asked, features = self.look(prepare(self.processor, questions))
         sampled = dict(sample_groups(self.engine_for(len(questions)), self.processor, asked, features, range(len(questions)), (seed, 0)))
         groups = tuple(Group(question, sampled[p]) for p, question in enumerate(questions))
+        for group in groups:
+            self.rewards(group, progress=0.0)
         scores = self.learner.scores(self.models.policy, Batch(tuple(range(len(groups))), groups, asked.prompts, None, None), features)
         gap, tolerance = logprob_gap(scores, groups).item(), self.hardware.logprob_tolerance
         if not gap <= tolerance:

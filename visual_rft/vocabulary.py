@@ -162,6 +162,26 @@ class GroundingTruth:
 Truth = DetectionTruth | ClassTruth | GroundingTruth
 
 
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What a reward may look at: the text of a completion, the answer it was parsed to or the refusal, the truth, the contract, its length in
+    `tokens`, the end token included (None for a text that was never tokens), and the share of the training that was done when it was sampled,
+    `progress` in 0..1, which schedules follow."""
+
+    text: str
+    answer: Answer | Refusal
+    truth: Truth
+    contract: Contract = CONTRACT
+    tokens: int | None = None
+    progress: float = 0.0
+
+    @property
+    def thinking(self) -> str:
+        """What stands between the think tags; empty where they are not a pair."""
+        before, closed, _ = self.text.partition("</think>")
+        return before.partition("<think>")[2].strip() if closed else ""
+
+
 @dataclass(frozen=True)
 class Reward:
     """What a completion earned: every part by name, unweighted, and either the parsed answer or the refusal (`paper` may have neither)."""

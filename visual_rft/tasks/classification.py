@@ -9,7 +9,7 @@ from visual_rft.images import AnnotatedImage, ImageSet
 from visual_rft.metrics.classification import classification_scores
 from visual_rft.parsing import parse_classification
 from visual_rft.rewards import paper, strict
-from visual_rft.rewards.options import Family, RewardOptions, weigh
+from visual_rft.rewards.options import Family, RewardOptions
 from visual_rft.tasks.task import Exam, Task, TaskOptions, check_names
 from visual_rft.tasks.wording import Style, classification_question
 from visual_rft.vocabulary import ClassAnswer, ClassTruth, Example, Refusal, Reward, Scores
@@ -39,8 +39,8 @@ def task(options: ClassificationOptions, rewards: RewardOptions) -> Task:
         parse=parse_classification,
         score=score[rewards.family],
         truth=lambda answer: ClassTruth(answer.name),
-        weights=weigh(("accuracy", "format"), rewards.weights),
-    )
+        weights=dict.fromkeys(("accuracy", "format"), 1.0),
+    ).rewarded(rewards)
 
 
 def exam(options: ClassificationOptions, asked: Sequence[Example], _: ImageSet) -> Exam:

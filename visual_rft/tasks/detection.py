@@ -23,7 +23,7 @@ from visual_rft.metrics.averages import refusals
 from visual_rft.metrics.detection import Query, mean_iou, rightly_empty, well_formed
 from visual_rft.parsing import parse_detection
 from visual_rft.rewards import paper, strict
-from visual_rft.rewards.options import Family, RewardOptions, weigh
+from visual_rft.rewards.options import Family, RewardOptions
 from visual_rft.tasks.presence import Present, screening
 from visual_rft.tasks.task import BoxExam, Exam, Task, TaskOptions, check_names
 from visual_rft.tasks.wording import Style, detection_question
@@ -84,8 +84,8 @@ def task(options: DetectionOptions, rewards: RewardOptions) -> Task:
         parse=parse_detection,
         score=partial(score, iou_threshold=options.iou_threshold),
         truth=lambda answer: DetectionTruth(answer.boxes),
-        weights=weigh(("iou", "confidence", "format"), rewards.weights),
-    )
+        weights=dict.fromkeys(("iou", "confidence", "format"), 1.0),
+    ).rewarded(rewards)
 
 
 def example(image: AnnotatedImage, category: str, style: Style) -> Example:

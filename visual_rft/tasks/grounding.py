@@ -13,7 +13,7 @@ from visual_rft.images import AnnotatedImage, ImageSet, Instruction
 from visual_rft.metrics.grounding import grounding_scores
 from visual_rft.parsing import parse_grounding
 from visual_rft.rewards import paper, strict
-from visual_rft.rewards.options import Family, RewardOptions, weigh
+from visual_rft.rewards.options import Family, RewardOptions
 from visual_rft.tasks.task import Exam, Task, TaskOptions
 from visual_rft.tasks.wording import Style, grounding_question
 from visual_rft.vocabulary import Example, GroundingAnswer, GroundingTruth, Refusal, Scores
@@ -31,8 +31,8 @@ def task(_: GroundingOptions, rewards: RewardOptions) -> Task:
         parse=parse_grounding,
         score=score,
         truth=lambda answer: GroundingTruth(answer.box),
-        weights=weigh((box, "format"), rewards.weights),
-    )
+        weights=dict.fromkeys((box, "format"), 1.0),
+    ).rewarded(rewards)
 
 
 def exam(_: GroundingOptions, asked: Sequence[Example], __: ImageSet) -> Exam:

@@ -1,12 +1,14 @@
 """What every task is: pure functions from a completion and its truth to a reward; and what an evaluation of it asks, and what answers are worth."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from math import isfinite
 from typing import Any
 
 from visual_rft.frames import CONTRACT, Contract, Speaks
+from visual_rft.rewards.options import Part, RewardOptions, further_parts, weigh
 from visual_rft.tasks.wording import Style, Wording
-from visual_rft.vocabulary import Answer, Example, Reason, Refusal, Reward, Scores, Truth
+from visual_rft.vocabulary import Answer, Attempt, Example, Reason, Refusal, Reward, Scores, Truth
 
 
 @dataclass
@@ -50,18 +52,29 @@ def check_names(key: str, names: Sequence[str]) -> None:
 class Task:
     """One kind of question with its rewards. A new task is a new value of this, not a new loop.
 
-    parse: completion, by its contract -> answer or refusal; score: (completion, truth, contract) -> every reward part; truth: what an answer would be
-    the truth of; weights: what each part weighs.
+    parse: completion, by its contract -> answer or refusal; score: (completion, truth, contract) -> every part of the reward's family; truth: what an
+    answer would be the truth of; weights: what each part weighs; parts: those beside the family.
     """
 
     parse: Callable[[str, Contract], Answer | Refusal]
     score: Callable[[str, Any, Contract], Reward]
     truth: Callable[[Any], Truth]
     weights: Mapping[str, float]
+    parts: Mapping[str, Part] = field(default_factory=dict)
 
-    def reward(self, text: str, example: Example) -> Reward:
-        """Every part a completion earned."""
-        return self.score(text, example.truth, example.contract)
+    def rewarded(self, rewards: RewardOptions) -> "Task":
+        """The same task, with these parts beside its family's, and these weights. Raises ValueError for what cannot be."""
+        parts = further_parts(rewards, self.weights)
+        return replace(self, parts=parts, weights=weigh((*self.weights, *parts), rewards.weights))
+
+    def reward(self, text: str, truth: Truth, contract: Contract, *, tokens: int | None = None, progress: float = 0.0) -> Reward:
+        """Every part a completion earned (`tokens`, `progress`: see `Attempt`). Raises ValueError for a part beside the family that is no number, or
+        that has nothing to score in this task."""
+        earned = self.score(text, truth, contract)
+        if not self.parts:
+            return earned
+        attempt = Attempt(text, self.parse(text, contract), truth, contract, tokens, progress)
+        return replace(earned, parts={**earned.parts, **{name: _number(name, part, attempt) for name, part in self.parts.items()}})
 
     def total(self, reward: Reward) -> float:
         """The weighted sum of the parts: what GRPO sees."""
@@ -75,6 +88,16 @@ class Task:
             shown = "" if answer.reason is Reason.EMPTY_ANSWER else f" at {answer.detail!r}"
             raise ValueError(f"the solution is no answer to this task: {answer.reason}{shown}")
         return self.truth(answer)
+
+
+def _number(name: str, part: Part, attempt: Attempt) -> float:
+    try:
+        value = part(attempt)
+    except ValueError as error:
+        raise ValueError(f"rewards.parts.{name}: {error}") from error
+    if not isinstance(value, float | int) or not isfinite(value):
+        raise ValueError(f"rewards.parts.{name}: must be a finite number for every completion, and is {value!r} for {attempt.text[:60]!r}")
+    return float(value)
 
 
 @dataclass(frozen=True)
