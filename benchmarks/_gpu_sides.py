@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from visual_rft.algorithm import AlgorithmOptions
 from visual_rft.hardware import HardwareOptions, prepare
-from visual_rft.learner import Work
+from visual_rft.learner import Work, grpo
 from visual_rft.losses import KlOptions, policy_loss
 from visual_rft.models.policy import Policy
 from visual_rft.optimizer import Optimizer
@@ -71,7 +71,7 @@ class Ours:
     def set_kl(self, *, on: bool) -> None:
         """Whether a reference is held beside the policy from now on, and the KL to it is part of the loss."""
         self.trainer.learner.reference = copy.deepcopy(self.policy).requires_grad_(False) if on else None
-        self.trainer.learner.algorithm = replace(self.trainer.algorithm, kl=KlOptions(KL if on else 0.0))
+        self.trainer.learner.objective = grpo(replace(self.trainer.algorithm, kl=KlOptions(KL if on else 0.0)))
 
     def step(self) -> dict[str, float]:
         """Seconds of each stage."""

@@ -20,7 +20,7 @@ from visual_rft.algorithm import AlgorithmOptions
 from visual_rft.hardware import HardwareOptions
 from visual_rft.images import StoredImage
 from visual_rft.inference import Asked
-from visual_rft.learner import Learner, Work
+from visual_rft.learner import Learner, Work, grpo
 from visual_rft.losses import KlOptions
 from visual_rft.models.policy import Policy
 from visual_rft.models.processor import Processor
@@ -60,7 +60,7 @@ class Ours:
         self.prompts: list[Prompt] = [self.policy.prompt(processor.prompt(question, grid_I3[[i]]), [i], grid_I3) for i, question in asked]
         self.examples = examples(workload)
         algorithm = AlgorithmOptions(kl=KlOptions(0.0), group_size=workload.group)
-        self.learner = Learner(self.policy, None, algorithm, HardwareOptions().tokens_per_micro_batch)
+        self.learner = Learner(self.policy, None, grpo(algorithm), HardwareOptions().tokens_per_micro_batch)
 
     @torch.no_grad()
     def encode(self) -> tuple[Tensor, ...]:

@@ -26,7 +26,7 @@ from visual_rft.distributed import World, join
 from visual_rft.hardware import HardwareOptions
 from visual_rft.losses import KlOptions
 from visual_rft.models.loading import ModelOptions
-from visual_rft.trainer import Step, Trainer
+from visual_rft.trainer import GrpoStep, Trainer
 
 HEAD = 32  # width of a head; three heads share keys and values
 RATE = 1e-6
@@ -125,7 +125,7 @@ def trainer(size: Size, folder: Path, changes: Mapping[str, Any], world: World) 
     return Trainer(models, ours._task(), algorithm, machinery, world)
 
 
-def steps(size: Size, of: Trainer, count: int) -> Iterator[Step]:
+def steps(size: Size, of: Trainer, count: int) -> Iterator[GrpoStep]:
     """`count` steps on the workload's prompts, the same ones every time."""
     examples = ours.examples(size.workload)
     return of.run(examples, steps=count, prompts_per_step=size.workload.prompts, learning_rate=RATE, seed=workloads.SEED)

@@ -19,9 +19,8 @@ import optimi
 import torch
 from torch import Tensor
 
-from visual_rft.miniature import build
+from visual_rft.miniature import answers_loss, build
 from visual_rft.sources.digits import CATEGORIES, Split, scenes
-from visual_rft.supervised import supervised_loss
 from visual_rft.tasks.detection import questions
 from visual_rft.tasks.presence import Present
 from visual_rft.tasks.wording import Style, completion, detection_answer, thinking
@@ -89,7 +88,7 @@ def replay(rate: float, updates: int) -> dict[str, dict[str, float]]:
     for update in range(updates):
         asked = [examples[(4 * update + i) % len(examples)] for i in range(4)]
         policy.zero_grad()
-        supervised_loss(policy, processor, asked, [_answer(example) for example in asked]).backward()
+        answers_loss(policy, processor, asked, [_answer(example) for example in asked]).backward()
         for side in sides.values():
             side.step([weight.grad for weight in trained if weight.grad is not None])
         with torch.no_grad():

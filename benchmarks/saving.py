@@ -24,7 +24,7 @@ from _workloads import STANDARD, TINY
 from visual_rft.checkpoint import CheckpointOptions, Checkpoints
 from visual_rft.distributed import ALONE
 from visual_rft.models import loading
-from visual_rft.trainer import Step, Trainer
+from visual_rft.trainer import GrpoStep, Trainer
 
 SIZES = {
     "standard": Size(STANDARD, hidden=192, mlp=1024, layers=4, tower=128, blocks=4),
@@ -34,7 +34,7 @@ MUST = 0.1  # of a step, at most, that a checkpoint may block the loop
 Block = dict[str, list[float]]
 
 
-def block(run: Iterator[Step], length: int, save: Callable[[], None] | None) -> Block:
+def block(run: Iterator[GrpoStep], length: int, save: Callable[[], None] | None) -> Block:
     """The seconds of so many steps, and of the checkpoint before each."""
     found: Block = {"blocked": [], "seconds": []}
     for _ in range(length):

@@ -22,7 +22,7 @@ python=$(dirname -- "$script")/../.venv/bin/python
 [[ -x $python ]] || python=python # of the environment that was active when the job was submitted
 
 entry=${ENTRY:-visual_rft.train}
-if [[ $entry == visual_rft.train && " $* " != *" resume="* ]]; then
+if [[ $entry =~ ^visual_rft\.(train|sft)$ && " $* " != *" resume="* ]]; then
     set -- "$@" resume=auto # last: flags such as -m come before all overrides
 fi
 

@@ -13,7 +13,7 @@ python=$here/../.venv/bin/python
 [[ -x $python ]] || python=python # of the environment that is active
 
 entry=${ENTRY:-visual_rft.train}
-if [[ $entry == visual_rft.train && " $* " != *" resume="* ]]; then
+if [[ $entry =~ ^visual_rft\.(train|sft)$ && " $* " != *" resume="* ]]; then
     set -- "$@" resume=auto # last: flags such as -m come before all overrides
 fi
 nproc=${NPROC:-$("$python" -c 'import torch; print(torch.cuda.device_count() or 2)')}

@@ -24,7 +24,7 @@ from visual_rft.distributed import ALONE, World
 from visual_rft.hardware import HardwareOptions
 from visual_rft.images import StoredImage
 from visual_rft.inference import Asked
-from visual_rft.learner import Learner, Work
+from visual_rft.learner import Learner, Work, grpo
 from visual_rft.losses import Aggregation, KlOptions
 from visual_rft.models import loading
 from visual_rft.models.loading import ModelOptions, Part
@@ -100,7 +100,7 @@ def learn(world: World, folder: str, cases: dict[str, Case]) -> dict[str, Learne
 def learned(world: World, folder: str, case: Case) -> Learned:
     """Steps on fixed completions, of which each rank has its share."""
     models = load(world, folder, case)
-    learner = Learner(models.policy, models.reference, case.algorithm, case.budget, world=world)
+    learner = Learner(models.policy, models.reference, grpo(case.algorithm), case.budget, world=world)
     metrics: list[dict[str, float]] = []
     gradients: dict[str, Tensor] = {}
     for step in range(case.steps):

@@ -11,11 +11,11 @@ import pytest
 import torch
 from folders import tensors_in
 
-from visual_rft import policies, train
+from visual_rft import policies, running
 from visual_rft.checkpoint import newest, note
 from visual_rft.resuming import hold, is_running
 from visual_rft.train import main
-from visual_rft.trainer import Step, Trainer
+from visual_rft.trainer import GrpoStep, Trainer
 
 SMALL = [
     "steps=5",
@@ -33,7 +33,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, *argv: str, after: int) -> None
     """A run that Ctrl-C ends when step `after` is done and nothing of it is written yet."""
     whole = Trainer.run
 
-    def cut(self: Trainer, *arguments: object, **options: object) -> Iterator[Step]:
+    def cut(self: Trainer, *arguments: object, **options: object) -> Iterator[GrpoStep]:
         for step in whole(self, *arguments, **options):  # type: ignore[arg-type]
             if step.number == after:
                 raise KeyboardInterrupt
@@ -263,7 +263,7 @@ def test_a_signal_in_the_first_evaluation_stops_at_once_and_the_run_goes_on_with
 ) -> None:
     asked = []
     with monkeypatch.context() as patch:
-        plain = train.answer
+        plain = running.answer
 
         def signalled(*given: object, **named: object) -> Iterator[object]:
             for answered in plain(*given, **named):  # type: ignore[arg-type]
@@ -271,13 +271,15 @@ def test_a_signal_in_the_first_evaluation_stops_at_once_and_the_run_goes_on_with
                 signal.raise_signal(signal.SIGTERM)
                 yield answered
 
-        patch.setattr(train, "answer", signalled)
+        patch.setattr(running, "answer", signalled)
         assert main([*SMALL, EVERY, f"hydra.run.dir={tmp_path}"]) == 75
     assert len(asked) == 1 and not (tmp_path / "metrics.jsonl").exists()
     assert capfd.readouterr().err.endswith("stopped by a signal in an evaluation; the same command with resume=auto goes on with it\n")
     left = []
     with monkeypatch.context() as patch:
-        patch.setattr(train, "answer", lambda policy, processor, asked, **named: left.append(len(asked)) or plain(policy, processor, asked, **named))
+        patch.setattr(
+            running, "answer", lambda policy, processor, asked, **named: left.append(len(asked)) or plain(policy, processor, asked, **named)
+        )
         assert main([*SMALL, EVERY, f"hydra.run.dir={tmp_path}", "resume=auto"]) == 0
     assert left == [len((whole / "answers_before.jsonl").read_text().splitlines()) - after for after in (1, 0)], (
         "what was answered is not asked again"
@@ -288,7 +290,7 @@ def test_a_signal_in_the_first_evaluation_stops_at_once_and_the_run_goes_on_with
 def test_a_signal_while_training_saves_and_stops(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Trainer.run
 
-    def signalled(self: Trainer, *given: object, **named: object) -> Iterator[Step]:
+    def signalled(self: Trainer, *given: object, **named: object) -> Iterator[GrpoStep]:
         for step in run(self, *given, **named):  # type: ignore[arg-type]
             if step.number == 3:
                 signal.raise_signal(signal.SIGUSR1)

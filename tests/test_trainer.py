@@ -26,7 +26,7 @@ from visual_rft.models.processor import Pixels, Processor
 from visual_rft.parsing import parse_detection
 from visual_rft.policies import Models
 from visual_rft.tasks.task import Task
-from visual_rft.trainer import Step, Trainer
+from visual_rft.trainer import GrpoStep, Trainer
 from visual_rft.vocabulary import Completion, DetectionTruth, Example, Group, Reason, Refusal, Reward, Truth
 
 OPTIONS = AlgorithmOptions(group_size=4, max_completion_tokens=6)
@@ -54,7 +54,7 @@ def train(
     options: AlgorithmOptions = OPTIONS,
     hardware: HardwareOptions = HARDWARE,
     learning_rate: float = 1e-3,
-) -> tuple[list[Step], Policy]:
+) -> tuple[list[GrpoStep], Policy]:
     policy = copy.deepcopy(untrained[0])
     reference = copy.deepcopy(policy).requires_grad_(False) if options.kl.coefficient else None
     trainer = Trainer(Models.whole(policy, reference, untrained[1]), VOWELS, options, hardware)
@@ -135,11 +135,11 @@ def test_a_step_whose_loss_is_nan_is_skipped_counted_and_explained(
 ) -> None:
     sound = Policy.forward
 
-    def run(bad: set[int]) -> tuple[list[Step], list[Tensor]]:
+    def run(bad: set[int]) -> tuple[list[GrpoStep], list[Tensor]]:
         """The steps, and the first weights after each, with a NaN among the logprobs of the steps `bad`."""
         models = held(untrained)
         trainer = Trainer(models, VOWELS, replace(OPTIONS, kl=KlOptions(0.0), max_bad_steps=2), HARDWARE)
-        done: list[Step] = []
+        done: list[GrpoStep] = []
         weights: list[Tensor] = []
 
         def forward(*arguments: object) -> TokenScores:

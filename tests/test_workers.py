@@ -25,7 +25,7 @@ from visual_rft.models.processor import Processor
 from visual_rft.parsing import parse_detection
 from visual_rft.policies import Models
 from visual_rft.tasks.task import Task
-from visual_rft.trainer import Step, Trainer, beside
+from visual_rft.trainer import GrpoStep, Trainer, beside
 from visual_rft.vocabulary import DetectionTruth, Example, Reward, Truth
 
 SMALL = ["steps=3", "prompts_per_step=2", "algorithm.group_size=4", "task.shots=1", "data.test_images=20", "logger.report_images=2"]
@@ -133,7 +133,7 @@ def test_what_has_not_begun_is_not_waited_for() -> None:
     assert len(begun) < 5
 
 
-def trained(untrained: tuple[Policy, Processor], examples: Sequence[Example], score: Callable[[str, Truth, Contract], Reward]) -> list[Step]:
+def trained(untrained: tuple[Policy, Processor], examples: Sequence[Example], score: Callable[[str, Truth, Contract], Reward]) -> list[GrpoStep]:
     task = Task(parse_detection, score, lambda _: DetectionTruth(()), {"worth": 1.0})
     trainer = Trainer(Models.whole(copy.deepcopy(untrained[0]), None, untrained[1]), task, OPTIONS, HARDWARE)
     return list(trainer.run(examples, steps=2, prompts_per_step=len(examples), learning_rate=1e-3, seed=0))

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from visual_rft.evaluation import Evaluation
+from visual_rft.loop import Step
 from visual_rft.tracking.console import Console
 from visual_rft.tracking.loggers import Logger
 from visual_rft.tracking.pictures import Picture
 from visual_rft.tracking.report import Report, write_report
-from visual_rft.tracking.runfolder import RunFolder, rollout_records
-from visual_rft.trainer import Step
+from visual_rft.tracking.runfolder import RunFolder
 from visual_rft.vocabulary import Example
 
 
@@ -19,7 +19,7 @@ class Journal:
     """Tells nobody: every rank's but the first."""
 
     def rollouts(self, step: Step) -> None:
-        """What a step sampled; and why its update was skipped, if it was."""
+        """What a step sampled, if it did; and why its update was skipped, if it was."""
 
     def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """The step's numbers; step 0 is the base model."""
@@ -47,9 +47,9 @@ class Written(Journal):
     console: Console
 
     def rollouts(self, step: Step) -> None:
-        records = rollout_records(step.number, step.groups, step.rewards_PG, step.totals_PG, step.advantages_PG)
-        self.folder.log_rollouts(step.number, records)
-        self.logger.log_rollouts(step.number, records)
+        if records := step.records():
+            self.folder.log_rollouts(step.number, records)
+            self.logger.log_rollouts(step.number, records)
         if step.skipped:
             saved = self.folder.save_skipped(step.number, step.groups, step.advantages_PG)
             self.say(f"step {step.number}: the update is skipped, since {step.skipped}; its batch is in {saved}")

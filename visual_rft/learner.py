@@ -1,4 +1,4 @@
-"""The update: what was sampled and how it was judged in, weights moved along the clipped surrogate out.
+"""The update: completions and their advantages in, weights moved along an objective out.
 
 Axes: P prompts a step, G completions a prompt, B rows of one micro-batch, T completion tokens.
 """
@@ -6,8 +6,10 @@ Axes: P prompts a step, G completions a prompt, B rows of one micro-batch, T com
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, zip_longest
 from math import isfinite
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,7 +18,7 @@ from visual_rft.algorithm import AlgorithmOptions
 from visual_rft.distributed import ALONE, World
 from visual_rft.inference import Asked
 from visual_rft.losses import Aggregation, aggregate, policy_loss
-from visual_rft.measurements import logprob_gap
+from visual_rft.measurements import GAP, logprob_gap
 from visual_rft.models.packing import cut, stream_length
 from visual_rft.models.policy import Features, Policy, TokenScores
 from visual_rft.models.processor import Pixels
@@ -24,6 +26,39 @@ from visual_rft.optimizer import Optimizer
 from visual_rft.vocabulary import Batch, Group
 
 NOTHING = Batch((), (), (), None, None)  # what a rank computes while another has a micro-batch more
+
+
+class Loss(Protocol):
+    """The loss of a micro-batch and detached metrics, which add up over micro-batches and ranks to those of the whole batch (`losses`)."""
+
+    def __call__(
+        self,
+        *,
+        logprobs_BT: Tensor,
+        old_logprobs_BT: Tensor,
+        reference_logprobs_BT: Tensor | None,
+        advantages_B: Tensor,
+        mask_BT: Tensor,
+        total: float,
+    ) -> tuple[Tensor, dict[str, Tensor]]: ...
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What updates minimise: the loss, and how it becomes one number; the norm that gradients are clipped to, the temperature that logprobs are taken
+    at, and how many updates a batch gets."""
+
+    loss: Loss
+    aggregation: Aggregation
+    max_grad_norm: float
+    temperature: float = 1.0
+    updates_per_batch: int = 1
+
+
+def grpo(algorithm: AlgorithmOptions) -> Objective:
+    """The clipped surrogate and the KL to the reference."""
+    a = algorithm
+    return Objective(partial(policy_loss, options=a), a.aggregation, a.max_grad_norm, a.temperature, a.updates_per_batch)
 
 
 @dataclass(frozen=True)
@@ -36,11 +71,11 @@ class Update:
 
     def fault(self) -> str | None:
         """Why the weights stayed as they were; None when they moved."""
-        norm, kl = self.metrics["policy/grad_norm"], self.metrics.get("loss/kl", 0.0)
+        norm, kl = self.metrics["policy/grad_norm"], self.metrics.get("loss/kl")
         if isfinite(norm):
             return None
         where = f"the loss of {', '.join(self.unsound[:4])} is not finite" if self.unsound else f"the gradient's norm is {norm}"
-        return f"{where} (KL {kl:.2g} nats, rate {self.metrics['policy/lr']:.2g})"
+        return f"{where} ({'' if kl is None else f'KL {kl:.2g} nats, '}rate {self.metrics['policy/lr']:.2g})"
 
 
 @dataclass(frozen=True)
@@ -55,8 +90,8 @@ class Work:
 
 
 class Learner:
-    """The policy, the reference it is held near, and the optimizer that moves it (AdamW in float32, all weights alike, if none is given); `budget` is
-    in tokens of a micro-batch's streams.
+    """The policy, the reference it is held near, and the optimizer that moves it (AdamW in float32, without decay, all weights alike, if none is
+    given); `budget` is in tokens of a micro-batch's streams.
 
     Each rank of the `world` has groups of its own; losses, gradients and figures are those of all groups together.
     """
@@ -65,14 +100,14 @@ class Learner:
         self,
         policy: Policy,
         reference: Policy | None,
-        algorithm: AlgorithmOptions,
+        objective: Objective,
         budget: int,
         *,
         world: World = ALONE,
         optimizer: Optimizer | None = None,
     ) -> None:
-        self.policy, self.reference, self.algorithm, self.budget, self.world = policy, reference, algorithm, budget, world
-        self.optimizer = optimizer or Optimizer(policy.model, weight_decay=algorithm.weight_decay)
+        self.policy, self.reference, self.objective, self.budget, self.world = policy, reference, objective, budget, world
+        self.optimizer = optimizer or Optimizer(policy.model, weight_decay=0.0)
 
     @torch.no_grad()
     def pack(self, groups: Sequence[Group], asked: Asked, features: Sequence[Tensor]) -> list[list[Batch]]:
@@ -93,14 +128,14 @@ class Learner:
         return [[*batches, *[NOTHING] * (size - len(batches))] for batches, size in zip(rounds, most, strict=True)]
 
     def _with_fixed(self, batch: Batch, features: Sequence[Tensor], shown: Sequence[Tensor]) -> Batch:
-        old_BT = self.scores(self.policy, batch, features).logprobs_BT if self.algorithm.updates_per_batch > 1 else None
+        old_BT = self.scores(self.policy, batch, features).logprobs_BT if self.objective.updates_per_batch > 1 else None
         reference_BT = self.scores(self.reference, batch, shown).logprobs_BT if self.reference else None
         return replace(batch, old_logprobs_BT=old_BT, reference_logprobs_BT=reference_BT)
 
     def updates(self, work: Work, learning_rate: float) -> list[Update]:
         """The optimizer steps on one batch, up to the first that is at fault; that one leaves the weights alone."""
         done: list[Update] = []
-        while len(done) < self.algorithm.updates_per_batch and not (done and done[-1].fault()):
+        while len(done) < self.objective.updates_per_batch and not (done and done[-1].fault()):
             done.append(self.update(work, learning_rate))
         return done
 
@@ -110,7 +145,7 @@ class Learner:
         self.policy.train()  # in which alone layers may forget what they can compute again
         measured, unsound = self.backward(work)
         self.policy.eval()
-        norm = self.optimizer.step(learning_rate, max_grad_norm=self.algorithm.max_grad_norm).item()
+        norm = self.optimizer.step(learning_rate, max_grad_norm=self.objective.max_grad_norm).item()
         return Update(measured | {"policy/grad_norm": norm, "policy/lr": learning_rate}, unsound)
 
     def backward(self, work: Work) -> tuple[dict[str, float], list[str]]:
@@ -124,17 +159,16 @@ class Learner:
             if not batch.groups:
                 (scores.logprobs_BT.sum() * 0.0).backward()
                 continue
-            loss, metrics = policy_loss(
+            loss, metrics = self.objective.loss(
                 logprobs_BT=scores.logprobs_BT,
                 old_logprobs_BT=scores.logprobs_BT.detach() if batch.old_logprobs_BT is None else batch.old_logprobs_BT,
                 reference_logprobs_BT=batch.reference_logprobs_BT,
                 advantages_B=work.advantages_PG[list(batch.numbers)].flatten().to(self.policy.device).float(),
                 mask_BT=scores.mask_BT,
-                options=self.algorithm,
                 total=total,
             )
             loss.backward()
-            metrics["policy/entropy"] = aggregate(scores.entropy_BT, mask_BT=scores.mask_BT, aggregation=self.algorithm.aggregation, total=total)
+            metrics["policy/entropy"] = aggregate(scores.entropy_BT, mask_BT=scores.mask_BT, aggregation=self.objective.aggregation, total=total)
             for name, value in metrics.items():
                 summed[name] += value
             losses.append((batch, loss.detach()))
@@ -147,7 +181,7 @@ class Learner:
     def _total(self, batches: Sequence[Batch]) -> int:
         """What the loss is a mean of: completions, or tokens, of all ranks."""
         completions = [c for batch in batches for group in batch.groups for c in group.completions]
-        by_sequence = self.algorithm.aggregation is Aggregation.sequence
+        by_sequence = self.objective.aggregation is Aggregation.sequence
         return sum(self.world.gather(len(completions) if by_sequence else sum(len(c.tokens_T) for c in completions)))
 
     def _of_all(self, measured: dict[str, float], gap: float, unsound: list[str]) -> tuple[dict[str, float], list[str]]:
@@ -155,7 +189,7 @@ class Learner:
         names = dict.fromkeys(chain.from_iterable(measured for measured, _, _ in everyone))
         summed = {name: sum(measured.get(name, 0.0) for measured, _, _ in everyone) for name in names}
         gap = torch.tensor([gap for _, gap, _ in everyone], dtype=torch.float64).max().item()  # of NaN and a number: NaN
-        return summed | {"rollout/trainer_logprob_gap": gap}, [example for _, _, unsound in everyone for example in unsound]
+        return summed | {GAP: gap}, [example for _, _, unsound in everyone for example in unsound]
 
     def seen(self, work: Work) -> Iterator[tuple[Batch, Features]]:
         """The micro-batches, each with the features of its images. Where the tower is trained, an image is encoded once for all the micro-batches
@@ -181,8 +215,8 @@ class Learner:
         """Logprobs of a micro-batch's completions under a policy, at the sampling temperature; those of a word about nothing where there are none."""
         if not batch.groups:
             word = self.policy.word
-            return policy((self.policy.prompt(word, (), torch.empty(0, 3)),), (), ((word,),), self.algorithm.temperature)
-        return policy(batch.prompts, features, [[c.tokens_T for c in group.completions] for group in batch.groups], self.algorithm.temperature)
+            return policy((self.policy.prompt(word, (), torch.empty(0, 3)),), (), ((word,),), self.objective.temperature)
+        return policy(batch.prompts, features, [[c.tokens_T for c in group.completions] for group in batch.groups], self.objective.temperature)
 
 
 def sharing_images(batches: Sequence[Batch]) -> Iterator[list[Batch]]:

@@ -1,4 +1,4 @@
-"""Token log-probabilities -> the GRPO loss and its metrics.
+"""Token log-probabilities -> the loss of GRPO, or of supervised tuning, and its metrics.
 
 Axes: B rows of one micro-batch, T completion tokens. mask_BT (bool) marks the tokens of the completion; what stands elsewhere is never read.
 """
@@ -121,3 +121,10 @@ def policy_loss(  # noqa: PLR0913 - four tensors of the batch, one of advantages
         metrics["loss/kl"] = kl.detach()
         loss = loss + options.kl.coefficient * kl
     return loss, metrics
+
+
+def supervised_loss(*, logprobs_BT: Tensor, mask_BT: Tensor, aggregation: Aggregation, total: float) -> tuple[Tensor, dict[str, Tensor]]:
+    """The mean negative logprob of the labels' tokens, in nats, and as a detached metric `loss/nll`; both add up over micro-batches as `aggregate`
+    says. Its gradient is that of `policy_loss` on one update a batch at an advantage of 1 and β = 0."""
+    loss = aggregate(-logprobs_BT, mask_BT=mask_BT, aggregation=aggregation, total=total)
+    return loss, {"loss/nll": loss.detach()}

@@ -18,6 +18,8 @@ from visual_rft.advantages import zero_std_fraction
 from visual_rft.models.policy import TokenScores
 from visual_rft.vocabulary import Group, Reward
 
+GAP = "rollout/trainer_logprob_gap"
+
 
 def batch_metrics(groups: Sequence[Group], rewards_PG: Sequence[Sequence[Reward]], totals_PG: Tensor) -> dict[str, float]:
     """Rewards, their parts, refusals and lengths of one step. `reward/std` is the mean of the groups' standard deviations."""
@@ -39,7 +41,7 @@ def batch_metrics(groups: Sequence[Group], rewards_PG: Sequence[Sequence[Reward]
 def mean_metrics(updates: Sequence[dict[str, float]]) -> dict[str, float]:
     """The mean over the updates of one batch; the logprob gap is the first's, taken before the policy moved away from the rollout's."""
     mean = {name: sum(update[name] for update in updates) / len(updates) for name in updates[0]}
-    return mean | {"rollout/trainer_logprob_gap": updates[0]["rollout/trainer_logprob_gap"]}
+    return mean | {GAP: updates[0][GAP]}
 
 
 @torch.no_grad()

@@ -24,12 +24,12 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from visual_rft.config import Job, start
 from visual_rft.frames import CONTRACT
 from visual_rft.images import AnnotatedImage
+from visual_rft.inference import ask, prepare
 from visual_rft.lessons import CONFIDENCES, Recipe, lesson
 from visual_rft.models import loading
 from visual_rft.models.policy import Policy
 from visual_rft.models.processor import Processor
 from visual_rft.sources.digits import CANVAS, CATEGORIES, Split, scenes
-from visual_rft.supervised import supervised_loss
 from visual_rft.tasks.wording import (
     Wording,
     classification_question,
@@ -39,7 +39,7 @@ from visual_rft.tasks.wording import (
     grounding_answer,
     grounding_question,
 )
-from visual_rft.vocabulary import Detection
+from visual_rft.vocabulary import Detection, Example
 
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>"]
 SPECIAL_TOKENS += ["<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"]
@@ -187,9 +187,16 @@ def teach(policy: Policy, processor: Processor, recipe: Recipe) -> Curve:
     """Everything, by supervised training on the loose answers."""
 
     def loss(step: int) -> torch.Tensor:
-        return supervised_loss(policy, processor, *lesson(step, recipe))
+        return answers_loss(policy, processor, *lesson(step, recipe))
 
     return descend(loss, list(policy.parameters()), steps=recipe.steps, learning_rate=recipe.learning_rate, name="answers")
+
+
+def answers_loss(policy: Policy, processor: Processor, examples: Sequence[Example], completions: Sequence[str]) -> torch.Tensor:
+    """Mean negative logprob of the completions' tokens, end token included; completion i answers example i."""
+    asked = ask(policy, prepare(processor, examples))
+    scores = policy(asked.prompts, policy.encode(asked.pixels), [[processor.encode(text)] for text in completions], 1.0)
+    return -torch.where(scores.mask_BT, scores.logprobs_BT, 0.0).sum() / scores.mask_BT.sum()
 
 
 def descend(loss: Callable[[int], torch.Tensor], parameters: list[torch.nn.Parameter], *, steps: int, learning_rate: float, name: str) -> Curve:

@@ -18,7 +18,7 @@ class Role(IntEnum):
     COMPLETION = 3  # the tokens of one completion
     SHUFFLE = 4  # the control's permutation of rewards
     TEST = 5  # what is asked of the test images
-    LABEL = 6  # what a label does not say, in supervised tuning
+    # 6 is spent
     NEGATIVES = 7  # which images are asked about what they do not show
 
 

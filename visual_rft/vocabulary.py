@@ -196,7 +196,8 @@ class Example:
     """One question about an image, with the truth that scores its answers. `id` is unique in its split.
 
     The last of `images` is asked about, and boxes are drawn on it; those before it are shown with it. `subject` is what the question is about: the
-    category to find, the instruction to follow; empty where the image alone says it.
+    category to find, the instruction to follow; empty where the image alone says it. `reasoning` is what stands before the answer in the data, if
+    anything does.
     """
 
     id: str
@@ -205,6 +206,7 @@ class Example:
     question: str
     truth: Truth
     contract: Contract = CONTRACT
+    reasoning: str = ""
 
     @property
     def asked_about(self) -> StoredImage:

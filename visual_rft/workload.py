@@ -18,6 +18,7 @@ from visual_rft.sources.predictions import completions
 from visual_rft.sources.rows import Row
 from visual_rft.sources.split_file import read_split, split_of
 from visual_rft.tasks import classification, detection, grounding
+from visual_rft.tasks.labels import reasoning_in
 from visual_rft.tasks.presence import Present
 from visual_rft.tasks.task import Exam, Task, TaskOptions
 from visual_rft.tasks.wording import Style
@@ -133,7 +134,7 @@ def _row_example(of: Task, row: Row, found: RowSet, style: Style) -> Example:
     written: Frame = Original(*image.size) if found.in_pixels else NORM1000
     contract = style.contract(image) if found.as_spoken else Contract(written, style.thinking)
     truth = restated(of.solution(row.solution, Contract(written)), written, contract.frame)
-    return Example(row.id, row.images, row.category or "object", row.problem, truth, contract)
+    return Example(row.id, row.images, row.category or "object", row.problem, truth, contract, reasoning_in(row.solution))
 
 
 def restated(truth: Truth, of: Frame, to: Frame) -> Truth:

@@ -138,8 +138,8 @@ def _refuse_unread(schema: type, overrides: Sequence[str]) -> None:
     in `unread_keys` what it does not read inside the others."""
     unread = {field.name for field in fields(schema) if field.metadata.get("unread")} | set(getattr(schema, "unread_keys", ()))
     for override in overrides:
-        typed_key = key(override)
-        for name in (typed_key.partition(".")[0], typed_key):
+        parts = key(override).split(".")
+        for name in (".".join(parts[:end]) for end in range(1, len(parts) + 1)):
             if name in unread:
                 raise ValueError(f"{override}: nothing here reads {name}; leave it out")
 

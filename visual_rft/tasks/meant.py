@@ -10,6 +10,10 @@ TEST_DATA = ("data.test_annotations", "data.test_images", "data.test", "data.tes
 TRAINING: tuple[str, ...] = ("model.learning_rate", "model.learning_rates", "model.frozen", "hardware.tokens_per_micro_batch")
 TRAINING += ("hardware.activation_checkpointing", "hardware.offload", "hardware.offload_reference", "hardware.master_weights")
 TRAINING += ("hardware.ranks_per_copy", "hardware.logprob_tolerance")
+# Those that only sampling, rewards and a reference have a use for.
+GRPO: tuple[str, ...] = ("algorithm.group_size", "algorithm.temperature", "algorithm.top_p", "algorithm.updates_per_batch", "algorithm.advantage")
+GRPO += ("algorithm.clip_low", "algorithm.clip_high", "algorithm.kl", "task.iou_threshold", "hardware.offload_reference")
+GRPO += ("hardware.logprob_tolerance",)
 # A key that files of conf/ may give, and nobody may type (`config.start`), since the entry does not read it.
 UNREAD = {"unread": True}
 

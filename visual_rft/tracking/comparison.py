@@ -21,7 +21,7 @@ from visual_rft.tracking._svg import Points, curves_svg
 from visual_rft.tracking.runfolder import write_atomically
 from visual_rft.tracking.runs import Run
 
-FIRST_KEYS = ("task.name", "model.name")  # what best tells two arms apart
+FIRST_KEYS = ("task.name", "model.name", "method", "reasoning")  # what best tells two arms apart
 WELL_FORMED = "well-formed"  # the score that every task has
 COLOURS, DASHES = 8, 3  # the classes a0 … and d0 … of the page's style
 POINTS = 200  # of one line: more cannot be told apart at the width of a figure

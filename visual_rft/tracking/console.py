@@ -17,6 +17,7 @@ from visual_rft.tracking._format import difference, duration, number
 COLUMNS = 80
 PLAIN_EVERY_SECONDS = 10.0
 WINDOW_STEPS = 20
+SHOWN = {"reward/mean": "reward", "loss/nll": "loss"}
 
 
 class Console:
@@ -52,10 +53,10 @@ class Console:
             self._live.stop()
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Step `step` (1 … steps) is finished. Shows `reward/mean` and the first `eval/<metric>`, each for as long as no newer one is given."""
+        """Step `step` (1 … steps) is finished. Shows `reward/mean` or `loss/nll` and the first `eval/<metric>`, each for as long as no newer one is
+        given."""
         self._finished.append((step, self._clock()))
-        if "reward/mean" in metrics:
-            self._shown["reward"] = metrics["reward/mean"]
+        self._shown |= {name: metrics[key] for key, name in SHOWN.items() if key in metrics}
         for key in [key for key in metrics if key.startswith("eval/")][:1]:
             self._shown[key.removeprefix("eval/")] = metrics[key]
         self._update(last=step == self._steps)
