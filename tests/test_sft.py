@@ -132,7 +132,7 @@ def test_the_reasoning_of_the_rows_is_taught(tmp_path: Path, capfd: Captured) ->
     write_rows(tmp_path, f"<think> on the\nleft </think> {BOX}")
     assert main(told) == 0
     labels = json.loads((tmp_path / "run/labels.json").read_text())
-    assert labels["0"].startswith("<think> on the\nleft </think> <answer> [{'Position': [100, 100, 300, 300], 'Confidence': 1.00}] </answer>")
+    assert labels["0"].startswith("<think> on the\nleft </think> <answer> [{'Position': [100, 100, 300, 300], 'Confidence': 0.95}] </answer>")
 
 
 @pytest.mark.parametrize(
@@ -149,6 +149,8 @@ def test_the_reasoning_of_the_rows_is_taught(tmp_path: Path, capfd: Captured) ->
         ("hardware.logprob_tolerance=1", "hardware.logprob_tolerance=1: nothing here reads hardware.logprob_tolerance; leave it out"),
         ("algorithm.max_grad_norm=0", "algorithm.max_grad_norm=0.0: must be positive"),
         ("algorithm.weight_decay=-1", "algorithm.weight_decay=-1.0: must be 0 or a positive number"),
+        ("confidence=2", "confidence=2.0: must lie in 0..1"),
+        ("confidence=1 task=cls_digits", "confidence: labels of cls_digits say nothing of it; leave it out"),
         ("steps=0", "steps=0: must be at least 1"),
         ("seed=-1", "task.split_seed=-1: must lie in"),
     ],
@@ -161,10 +163,10 @@ def test_bad_input_is_one_line_and_leaves_nothing(override: str, line: str, tmp_
 
 
 def test_labels_that_the_test_would_cut_are_told(tmp_path: Path, capfd: Captured) -> None:
-    small = [*DATA, "steps=1", "prompts_per_step=1", "algorithm.max_completion_tokens=23", f"hydra.run.dir={tmp_path}"]
+    small = [*DATA, "steps=1", "prompts_per_step=1", "algorithm.max_completion_tokens=22", f"hydra.run.dir={tmp_path}"]
     assert main(small) == 0
     told = capfd.readouterr().err.splitlines()[0]
-    assert told.startswith("algorithm.max_completion_tokens=23: ") and told.endswith(" labels are longer, and the test cuts such answers")
+    assert told.startswith("algorithm.max_completion_tokens=22: ") and told.endswith(" labels are longer, and the test cuts such answers")
 
 
 def composed(*overrides: str) -> DictConfig:

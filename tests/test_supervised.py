@@ -84,7 +84,7 @@ def assert_alike(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 
 def tutor(untrained: tuple[Policy, Processor], examples: Sequence[Example], options: SupervisedOptions = OPTIONS) -> Tutor:
-    return Tutor(held(untrained), VOWELS, options, HARDWARE, {example.id: label(example, Reasoning.label) for example in examples})
+    return Tutor(held(untrained), VOWELS, options, HARDWARE, {example.id: label(example, Reasoning.label, 0.95) for example in examples})
 
 
 def taught(untrained: tuple[Policy, Processor], examples: Sequence[Example], steps: int, rate: float = 1e-3) -> list[SupervisedStep]:
@@ -97,7 +97,7 @@ def test_the_loss_falls_and_a_step_says_what_it_learned(untrained: tuple[Policy,
     assert losses == sorted(losses, reverse=True) and losses[-1] < 0.8 * losses[0]
     first = steps[0]
     assert first.score == -losses[0] and first.records() == []
-    assert {c.text for group in first.groups for c in group.completions} == {label(example, Reasoning.label) for example in ragged}
+    assert {c.text for group in first.groups for c in group.completions} == {label(example, Reasoning.label, 0.95) for example in ragged}
     assert first.metrics["loss/nll_worst_token"] >= losses[0]
     names = set(comparable(first.metrics))
     expected = {"loss/nll", "loss/nll_worst_token", "policy/entropy", "policy/grad_norm", "policy/lr", "policy/skipped_steps"}
@@ -131,7 +131,7 @@ def learned(world: World) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
     model = ModelOptions("tiny", "embedded:tiny", 4096, 4096, 1e-4)
     models = policies.load(model, options, hardware.prepare(options, 0, world), world, with_reference=False)
     examples = questions(scenes(Split.TRAIN, 6, seed=0), CATEGORIES, Present.ground_truth, Style())
-    told = {example.id: label(example, Reasoning.label) for example in examples}
+    told = {example.id: label(example, Reasoning.label, 0.95) for example in examples}
     steps = Tutor(models, VOWELS, OPTIONS, options, told, world).run(examples, steps=3, prompts_per_step=3, learning_rate=1e-4, seed=0)
     metrics = [comparable(step.metrics) for step in steps]
     return metrics, {name: weight.clone() for name, weight in models.whole_weights().items()}
@@ -159,8 +159,9 @@ PARSE = {DetectionTruth: parse_detection, ClassTruth: parse_classification, Grou
 def test_a_label_is_the_right_answer_in_the_form_that_is_asked_for(truth: Truth, reasoning: Reasoning) -> None:
     subject, thought = RIGHT[truth]
     example = Example("1", (), subject, "?", truth, Contract(thinking=reasoning is not Reasoning.none), reasoning="I see\nit.")
-    text = label(example, reasoning)
+    text = label(example, reasoning, 0.95)
     answer = PARSE[type(truth)](text, example.contract)
+    assert isinstance(truth, ClassTruth | GroundingTruth) or {one.confidence for one in answer.detections} <= {0.95}
     assert not isinstance(answer, Refusal) and sorted(answer.boxes) == sorted(truth.boxes) == list(answer.boxes)
     assert isinstance(truth, DetectionTruth) or str(answer) == str(truth)
     assert reasoning_in(text) == {Reasoning.none: "", Reasoning.label: thought, Reasoning.data: "I see\nit."}[reasoning]
@@ -169,9 +170,11 @@ def test_a_label_is_the_right_answer_in_the_form_that_is_asked_for(truth: Truth,
 def test_the_places_in_a_reasoning_are_those_of_the_image_in_any_frame() -> None:
     pixels = Contract(Resized(1280, 640))
     example = Example("1", (), "bus", "?", DetectionTruth(((1000.0, 0.0, 1270.0, 100.0),)), pixels)
-    assert "[1000, 0, 1270, 100]" in label(example, Reasoning.label) and reasoning_in(label(example, Reasoning.label)) == "bus: top right."
+    assert (
+        "[1000, 0, 1270, 100]" in label(example, Reasoning.label, 0.95) and reasoning_in(label(example, Reasoning.label, 0.95)) == "bus: top right."
+    )
 
 
 def test_a_label_without_the_reasoning_that_the_data_should_hold_is_refused() -> None:
     with pytest.raises(ValueError, match="reasoning=data: training example 17 has none"):
-        label(Example("17", (), "", "?", ClassTruth("x")), Reasoning.data)
+        label(Example("17", (), "", "?", ClassTruth("x")), Reasoning.data, 0.95)

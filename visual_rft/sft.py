@@ -22,6 +22,7 @@ from visual_rft.config import Job, start
 from visual_rft.rewards.options import RewardOptions
 from visual_rft.running import RunConfig, conclude
 from visual_rft.supervised import Tutor
+from visual_rft.tasks.detection import DetectionOptions
 from visual_rft.tasks.labels import Reasoning, label
 from visual_rft.tasks.meant import GRPO, UNREAD
 from visual_rft.tasks.task import Task
@@ -45,15 +46,19 @@ class SftOptions(SupervisedOptions):
 
 @dataclass
 class SftConfig(RunConfig):
-    """The whole configuration of a supervised run. `reasoning` says what stands in the labels before the answer."""
+    """The whole configuration of a supervised run. `reasoning` says what stands in the labels before the answer, `confidence` what they say of each
+    box of a detection."""
 
     unread_keys: ClassVar = GRPO
     algorithm: SftOptions = MISSING
     rewards: Any = field(default=None, metadata=UNREAD)
     reasoning: Reasoning = MISSING
+    confidence: float = MISSING
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not 0 <= self.confidence <= 1:
+            raise ValueError(f"confidence={self.confidence}: must lie in 0..1")
         if self.task.thinking is not (self.reasoning is not Reasoning.none):
             asked = str(self.task.thinking).lower()
             raise ValueError(f"task.thinking={asked}: reasoning={self.reasoning} says whether it is asked for; leave task.thinking out")
@@ -61,13 +66,16 @@ class SftConfig(RunConfig):
 
 def run(job: Job[SftConfig]) -> Path:
     """One supervised run, from a checked configuration to a finished run folder, which it returns."""
-    return running.run(job, partial(begin, job, workload.task(job.config.task, RewardOptions())))
+    c = job.config
+    if "confidence" in job.typed and not isinstance(c.task, DetectionOptions):
+        raise ValueError(f"confidence: labels of {c.task.name} say nothing of it; leave it out")
+    return running.run(job, partial(begin, job, workload.task(c.task, RewardOptions())))
 
 
 def begin(job: Job[SftConfig], task: Task, examples: Sequence[Example]) -> Tutor:
     """The model, ready to learn the labels. Raises ValueError when an example has none."""
     c, world = job.config, job.world
-    labels = {example.id: label(example, c.reasoning) for example in examples}
+    labels = {example.id: label(example, c.reasoning, c.confidence) for example in examples}
     models = policies.load(c.model, c.hardware, hardware.prepare(c.hardware, c.seed, world), world, with_reference=False)
     tutor = Tutor(models, task, c.algorithm, c.hardware, labels, world)
     most = c.algorithm.max_completion_tokens

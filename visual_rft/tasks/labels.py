@@ -5,8 +5,8 @@ from enum import StrEnum
 
 from visual_rft.boxes import whole
 from visual_rft.frames import NORM1000
-from visual_rft.tasks.wording import completion, solution, thinking
-from visual_rft.vocabulary import ClassTruth, DetectionTruth, Example
+from visual_rft.tasks.wording import completion, detection_answer, solution, thinking
+from visual_rft.vocabulary import ClassTruth, Detection, DetectionTruth, Example
 
 
 class Reasoning(StrEnum):
@@ -17,12 +17,14 @@ class Reasoning(StrEnum):
     data = "data"  # what the row's own solution holds in <think> </think>
 
 
-def label(example: Example, reasoning: Reasoning) -> str:
-    """The completion to learn: boxes from left to right, each with confidence 1. Raises ValueError when the data hold no reasoning."""
+def label(example: Example, reasoning: Reasoning, confidence: float) -> str:
+    """The completion to learn: boxes from left to right, each as sure as the others. Raises ValueError when the data hold no reasoning."""
     truth = example.truth
-    if isinstance(truth, DetectionTruth):
-        truth = replace(truth, boxes=tuple(sorted(truth.boxes)))
-    return completion(_thought(replace(example, truth=truth), reasoning), solution(truth, tagged=False))
+    if not isinstance(truth, DetectionTruth):
+        return completion(_thought(example, reasoning), solution(truth, tagged=False))
+    boxes = tuple(sorted(truth.boxes))
+    thought = _thought(replace(example, truth=DetectionTruth(boxes)), reasoning)
+    return completion(thought, detection_answer([Detection(box, confidence) for box in boxes]))
 
 
 def _thought(example: Example, reasoning: Reasoning) -> str | None:
