@@ -32,7 +32,7 @@ from visual_rft.tasks.task import Task, TaskOptions
 class ScoreConfig(MeantFor):
     """`completions`: a file of JSON lines, or - for stdin. Neither a model nor data are read."""
 
-    unread_keys: ClassVar = (*SHOTS, "task.negatives", "task.trained", "task.present", "task.presence", "task.wording")
+    unread_keys: ClassVar = (*SHOTS, "task.negatives", "task.trained", "task.present", "task.presence", "task.wording", "task.segmenter")
     task: TaskOptions = MISSING
     rewards: RewardOptions = MISSING
     completions: str = MISSING

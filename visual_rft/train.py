@@ -32,6 +32,7 @@ from visual_rft.evaluation import Evaluation, evaluate, gallery, judge, outcome,
 from visual_rft.hardware import HardwareOptions
 from visual_rft.inference import answer
 from visual_rft.journal import Journal, Written
+from visual_rft.masking import with_masks
 from visual_rft.models import loading
 from visual_rft.models.loading import ModelOptions
 from visual_rft.resuming import Resume, find_run, hold, instead, is_finished
@@ -102,6 +103,7 @@ def _train(job: Job[TrainConfig], interrupted: Path | None, held: ExitStack) -> 
     speaks = world.each(lambda: loading.speaks(c.model))  # not before: a model may have to be downloaded
     examples, exam = world.each(lambda: (workload.examples_of(c.task, found[0], speaks), workload.exam_of(c.task, found[1], speaks)))
     machine = hardware.prepare(c.hardware, c.seed, world)
+    exam = world.each(lambda: with_masks(c.task, exam, machine.device))
     models = policies.load(c.model, c.hardware, machine, world, with_reference=c.algorithm.kl.coefficient > 0)
     trainer = Trainer(models, task, c.algorithm, c.hardware, world)
     trainer.check_rollout(examples[:2], c.seed)
