@@ -109,7 +109,7 @@ def run(job: Job[EvaluateConfig]) -> Path:
         unsaid = c.predictions is not None and not any(key.startswith("model") for key in job.typed)
         speaks = _in_pixels if boxes else _in_thousandths if unsaid else world.each(lambda: loading.speaks(model))
         exam = world.each(lambda: workload.exam_of(c.task, found, speaks))
-        exam = world.each(lambda: with_masks(c.task, exam, hardware.device_of(c.hardware, world)))
+        exam = world.each(lambda: with_masks(c.task, exam, c.hardware, world))
         folder = partial(_folder, job, interrupted, held)
         done = _by_model(job, task, exam, model, folder) if c.predictions is None else _by_predictions(job, task, exam, folder)
         summary = {"task": c.task.name, **done.source, "metric": done.evaluation.metric, "value": done.evaluation.value}

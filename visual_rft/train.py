@@ -103,7 +103,7 @@ def _train(job: Job[TrainConfig], interrupted: Path | None, held: ExitStack) -> 
     speaks = world.each(lambda: loading.speaks(c.model))  # not before: a model may have to be downloaded
     examples, exam = world.each(lambda: (workload.examples_of(c.task, found[0], speaks), workload.exam_of(c.task, found[1], speaks)))
     machine = hardware.prepare(c.hardware, c.seed, world)
-    exam = world.each(lambda: with_masks(c.task, exam, machine.device))
+    exam = world.each(lambda: with_masks(c.task, exam, c.hardware, world))
     models = policies.load(c.model, c.hardware, machine, world, with_reference=c.algorithm.kl.coefficient > 0)
     trainer = Trainer(models, task, c.algorithm, c.hardware, world)
     trainer.check_rollout(examples[:2], c.seed)

@@ -238,8 +238,8 @@ def _coco_train(data: coco.CocoOptions, _: int, findings: Findings) -> ImageSet 
     return RowSet(rows.read_rows(data.train_rows, images=None, split="train", findings=findings), data.train_rows)
 
 
-def _conversations(found: Sequence[Row], place: str, data: conversations.ConversationOptions) -> RowSet:
-    return RowSet(found, place, data.solution_frame is rows.Frames.pixels, as_spoken=True, words=grounding_question)
+def _conversations(of: conversations.Conversations, data: conversations.ConversationOptions) -> RowSet:
+    return RowSet(of.rows, of.place, data.solution_frame is rows.Frames.pixels, as_spoken=True, words=grounding_question)
 
 
 _KINDS: dict[type, _Kind] = {
@@ -276,8 +276,8 @@ _SOURCES: dict[type, _Source] = {
         lambda data, findings: _rows("data.test", data.test, data, data.test_split, findings),
     ),
     conversations.ConversationOptions: _Source(
-        lambda data, _, findings: _conversations(conversations.train_rows(data, findings), ", ".join(data.train), data),
-        lambda data, findings: _conversations(conversations.test_rows(data, findings), data.test, data),
+        lambda data, _, findings: _conversations(conversations.train_rows(data, findings), data),
+        lambda data, findings: _conversations(conversations.test_rows(data, findings), data),
     ),
     lisa.LisaOptions: _Source(lambda data, _, findings: lisa.train_images(data, findings), lisa.test_images),
 }

@@ -64,8 +64,8 @@ def segment(model: "SamModel", images: "SamImageProcessorPil", image: StoredImag
     scaled_4 = torch.tensor([x1 * columns / width, y1 * rows / height, x2 * columns / width, y2 * rows / height])
     out = model(pixel_values=shown["pixel_values"].to(model.device), input_boxes=scaled_4[None, None].to(model.device), multimask_output=True)
     best = int(out.iou_scores[0, 0].argmax())
-    (masks_1HW,) = images.post_process_masks(out.pred_masks[:, 0, best, None].cpu(), [(height, width)], [(rows, columns)])
-    return np.asarray(masks_1HW[0].numpy(), dtype=np.bool_)
+    (masks_11HW,) = images.post_process_masks(out.pred_masks[:, :, best : best + 1].cpu(), [(height, width)], [(rows, columns)])
+    return np.asarray(masks_11HW[0, 0].numpy(), dtype=np.bool_)
 
 
 def _load(path: str, device: torch.device) -> "tuple[SamModel, SamImageProcessorPil]":

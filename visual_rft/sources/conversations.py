@@ -51,26 +51,34 @@ class ConversationOptions(DataOptions):
             raise ValueError("data.train: no file; give some, data.train=[a.jsonl,b.jsonl]")
 
 
-def train_rows(options: ConversationOptions, findings: Findings) -> list[Row]:
+@dataclass(frozen=True)
+class Conversations:
+    """Rows whose problem is what they point at, and the files they are from."""
+
+    rows: list[Row]
+    place: str
+
+
+def train_rows(options: ConversationOptions, findings: Findings) -> Conversations:
     """Every line of the training files. Raises ValueError when one is missing."""
     return _read(options, "train", options.train, findings)
 
 
-def test_rows(options: ConversationOptions, findings: Findings) -> list[Row]:
+def test_rows(options: ConversationOptions, findings: Findings) -> Conversations:
     """Every line of the test file. Raises ValueError when it is missing."""
     return _read(options, "test", [options.test], findings)
 
 
-def _read(options: ConversationOptions, part: str, names: Sequence[str], findings: Findings) -> list[Row]:
+def _read(options: ConversationOptions, part: str, names: Sequence[str], findings: Findings) -> Conversations:
     root = Path(options.root).expanduser()
     files = [root / name for name in names]
     for file in files:
         if not file.is_file():
             raise ValueError(f"data.{part}: {file}: No such file; {DOWNLOAD}")
     found = rows_of(_all(files, findings), images=str(root / options.images), findings=findings)
-    if options.solution_frame is Frames.norm1000:
-        return found
-    return [inside for row in found if (inside := _inside(row, findings))]
+    if options.solution_frame is Frames.pixels:
+        found = [inside for row in found if (inside := _inside(row, findings))]
+    return Conversations(found, ", ".join(map(str, files)))
 
 
 def _all(files: Sequence[Path], findings: Findings) -> Iterator[Record]:

@@ -23,7 +23,7 @@ from visual_rft.vocabulary import Example, GroundingAnswer, GroundingTruth, Refu
 
 @dataclass
 class GroundingOptions(TaskOptions):
-    """Shots are images a sort of instruction. `segmenter` is a SAM, a folder or a name on the hub, whose masks of the answered boxes are scored, too."""
+    """Shots are images a sort of instruction. `segmenter` is a SAM, a folder or a name on the hub, whose masks of the boxes are scored, too."""
 
     segmenter: str | None = None
 
