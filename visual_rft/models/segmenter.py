@@ -76,14 +76,14 @@ def _load(path: str, device: torch.device) -> "tuple[SamModel, SamImageProcessor
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     try:
-        model, said = SamModel.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True, output_loading_info=True
-        )
+        said_of_weights = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # they are refused below, by name
+        safely = {"use_safetensors": True, "trust_remote_code": False, "local_files_only": True}
+        model, said = SamModel.from_pretrained(folder, dtype=torch.float32, **safely, **said_of_weights)
         images = SamImageProcessorPil.from_pretrained(folder)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise ValueError(f"task.segmenter={path}: {folder} is no readable SAM folder ({reason}); copy it again, whole") from error
-    broken = sorted(map(str, {*said["missing_keys"], *said["mismatched_keys"]}))
+    broken = sorted({*said["missing_keys"], *(name for name, *_ in said["mismatched_keys"])})
     if broken:
         raise ValueError(f"task.segmenter={path}: {len(broken)} tensors are missing or of another shape, {broken[0]} first; copy it again, whole")
     spoiled = next((name for name, weight in model.named_parameters() if not weight.isfinite().all()), None)
