@@ -19,7 +19,7 @@ FLOORS = (
     {"distributed"},
     {"config", "hardware", "storage"},
     {"models", "rollout", "tasks", "sources", "tracking"},
-    {"algorithm", "checkpoint", "inference", "lessons", "measurements", "optimizer", "policies", "resuming", "workload"},
+    {"algorithm", "checkpoint", "inference", "lessons", "masking", "measurements", "optimizer", "policies", "resuming", "workload"},
     {"learner", "evaluation", "inspection"},
     {"loop"},
     {"trainer", "supervised", "journal"},

@@ -49,7 +49,7 @@ class DataConfig(MeantFor):
     task: TaskOptions = MISSING
     data: DataOptions = MISSING
     seed: int = MISSING
-    unread_keys: ClassVar[tuple[str, ...]] = ("task.presence", "task.iou_threshold")
+    unread_keys: ClassVar[tuple[str, ...]] = ("task.presence", "task.iou_threshold", "task.segmenter")
 
 
 @dataclass

@@ -30,6 +30,7 @@ from visual_rft.evaluation import Evaluation, evaluate, gallery, judge, until
 from visual_rft.frames import NORM1000, Frame, Original
 from visual_rft.hardware import HardwareOptions
 from visual_rft.inference import answer
+from visual_rft.masking import segmenter_of, with_masks
 from visual_rft.models import loading
 from visual_rft.models.loading import ModelOptions
 from visual_rft.policies import of_run
@@ -90,8 +91,9 @@ def run(job: Job[EvaluateConfig]) -> Path:
     """One evaluation, from a checked configuration to a finished folder, which it returns."""
     c, started, world = job.config, time.perf_counter(), job.world
     boxes = c.predictions is not None and are_coco_results(read_text(c.predictions))
+    computes = c.predictions is None or segmenter_of(c.task) is not None
     for key in job.typed:
-        if ((c.run or boxes) and key.startswith("model")) or (c.predictions and key.startswith("hardware")):
+        if ((c.run or boxes) and key.startswith("model")) or (not computes and key.startswith("hardware")):
             raise ValueError(f"{key}: not read with {'run' if c.run else 'predictions'}=…; leave it out")
     interrupted = world.first(lambda: find_run(job.folder, job.yaml) if c.resume is Resume.auto else None)
     if interrupted and is_finished(interrupted):
@@ -107,6 +109,7 @@ def run(job: Job[EvaluateConfig]) -> Path:
         unsaid = c.predictions is not None and not any(key.startswith("model") for key in job.typed)
         speaks = _in_pixels if boxes else _in_thousandths if unsaid else world.each(lambda: loading.speaks(model))
         exam = world.each(lambda: workload.exam_of(c.task, found, speaks))
+        exam = world.each(lambda: with_masks(c.task, exam, c.hardware, world))
         folder = partial(_folder, job, interrupted, held)
         done = _by_model(job, task, exam, model, folder) if c.predictions is None else _by_predictions(job, task, exam, folder)
         summary = {"task": c.task.name, **done.source, "metric": done.evaluation.metric, "value": done.evaluation.value}

@@ -91,13 +91,19 @@ class Machine:
     attention: Attention
 
 
-def prepare(options: HardwareOptions, seed: int, world: World = ALONE) -> Machine:
-    """Seeds torch, asks it for deterministic kernels and sets the thread count. Raises ValueError when the device or the kernel is not there."""
+def device_of(options: HardwareOptions, world: World = ALONE) -> torch.device:
+    """The device of this rank. Raises ValueError when it is not there."""
     if not re.fullmatch(r"cpu|cuda(:\d+)?", options.device):
         raise ValueError(f"hardware.device={options.device}: no such kind of device; use cpu, cuda or cuda:N")
     device = torch.device(f"cuda:{world.local_rank}" if options.device == "cuda" and world.size > 1 else options.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"hardware.device={options.device}: torch {torch.__version__} sees no GPU; use hardware=cpu, or install torch's CUDA build")
+    return device
+
+
+def prepare(options: HardwareOptions, seed: int, world: World = ALONE) -> Machine:
+    """Seeds torch, asks it for deterministic kernels and sets the thread count. Raises ValueError when the device or the kernel is not there."""
+    device = device_of(options, world)
     if options.attention is Attention.flash_attention_2 and not find_spec("flash_attn"):
         raise ValueError("hardware.attention=flash_attention_2: flash-attn is not installed; install the gpu extra, or use varlen")
     if device.type == "cuda":

@@ -21,13 +21,26 @@ class Annotation:
     crowd: bool = False
 
 
+Polygon = tuple[tuple[float, float], ...]  # corners (x, y) in pixels
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What of an image a thing covers: its polygons, and those of areas that may be of it or not, where nothing is scored."""
+
+    polygons: tuple[Polygon, ...]
+    ignored: tuple[Polygon, ...] = ()
+
+
 @dataclass(frozen=True)
 class Instruction:
-    """Words that point at one object of an image without naming it, the object's (x, y, width, height) in pixels, and the sort of words they are."""
+    """Words that point at one object of an image without naming it, the object's (x, y, width, height) in pixels, the sort of words they are, and its
+    outline, where the data have one."""
 
     text: str
     bbox_xywh: Box
     sort: str
+    outline: Outline | None = None
 
 
 @dataclass(frozen=True, slots=True)

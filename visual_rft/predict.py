@@ -52,6 +52,7 @@ class PredictConfig(MeantFor):
         "task.present",
         "task.presence",
         "task.iou_threshold",
+        "task.segmenter",
         *TRAINING,
     )
     unread_keys += ("hardware.decoded_together", "hardware.workers")

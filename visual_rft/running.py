@@ -31,6 +31,7 @@ from visual_rft.hardware import HardwareOptions
 from visual_rft.inference import answer
 from visual_rft.journal import Journal, Written
 from visual_rft.loop import Loop, Step
+from visual_rft.masking import with_masks
 from visual_rft.models import loading
 from visual_rft.models.loading import ModelOptions
 from visual_rft.resuming import Resume, find_run, hold, instead, is_finished
@@ -132,7 +133,8 @@ def _given(job: Job[Config]) -> tuple[list[Example], Exam]:
     check_split(c.task, job.typed)
     found = world.each(lambda: (workload.training_data(c.data, c.task.split_seed), workload.test_data(c.data)))
     speaks = world.each(lambda: loading.speaks(c.model))  # not before: a model may have to be downloaded
-    return world.each(lambda: (workload.examples_of(c.task, found[0], speaks), workload.exam_of(c.task, found[1], speaks)))
+    examples, exam = world.each(lambda: (workload.examples_of(c.task, found[0], speaks), workload.exam_of(c.task, found[1], speaks)))
+    return examples, world.each(lambda: with_masks(c.task, exam, c.hardware, world))
 
 
 def _facts(trainer: Loop, examples: Sequence[Example], exam: Exam) -> dict[str, Any]:

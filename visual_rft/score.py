@@ -33,7 +33,7 @@ class ScoreConfig(MeantFor):
     """`completions`: a file of JSON lines, or - for stdin. `progress`: of a training, for rewards that follow a schedule. Neither model nor data are
     read."""
 
-    unread_keys: ClassVar = (*SHOTS, "task.negatives", "task.trained", "task.present", "task.presence", "task.wording")
+    unread_keys: ClassVar = (*SHOTS, "task.negatives", "task.trained", "task.present", "task.presence", "task.wording", "task.segmenter")
     task: TaskOptions = MISSING
     rewards: RewardOptions = MISSING
     completions: str = MISSING

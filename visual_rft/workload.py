@@ -9,7 +9,7 @@ from visual_rft.frames import NORM1000, Contract, Frame, Original, Speaks
 from visual_rft.images import AnnotatedImage, Annotation, ImageSet
 from visual_rft.rewards.options import RewardOptions
 from visual_rft.seeding import Role, stream
-from visual_rft.sources import coco, digits, rows
+from visual_rft.sources import coco, conversations, digits, lisa, rows
 from visual_rft.sources.few_shot import Pairs, absent, every, k_shot
 from visual_rft.sources.findings import Findings
 from visual_rft.sources.jsonl import read_text
@@ -21,7 +21,7 @@ from visual_rft.tasks import classification, detection, grounding
 from visual_rft.tasks.labels import reasoning_in
 from visual_rft.tasks.presence import Present
 from visual_rft.tasks.task import Exam, Task, TaskOptions
-from visual_rft.tasks.wording import Style
+from visual_rft.tasks.wording import Style, Wording, grounding_question
 from visual_rft.vocabulary import ClassTruth, DetectionTruth, Example, GroundingTruth, Truth
 
 TEST_SEED = 0  # the test scenes, and what is asked of them, never change
@@ -34,18 +34,22 @@ SCHEMAS: dict[str, type] = {
     "data/digits": digits.DigitOptions,
     "data/coco": coco.CocoOptions,
     "data/rows": rows.RowOptions,
+    "data/conversations": conversations.ConversationOptions,
+    "data/lisa": lisa.LisaOptions,
 }
 
 
 @dataclass(frozen=True)
 class RowSet:
     """Rows of image, problem and solution; whether their solutions are in pixels of the image, not in thousandths; whether answers are in the frame
-    that the model speaks, not in that of the solutions."""
+    that the model speaks, not in that of the solutions. Problems are asked word for word; or they only say what is meant, and `words` ask for it, in
+    the wording of the task and by a contract."""
 
     rows: Sequence[Row]
     place: str
     in_pixels: bool = False
     as_spoken: bool = False
+    words: Callable[[str, Wording, Contract], str] | None = None
 
 
 def task(options: TaskOptions, rewards: RewardOptions) -> Task:
@@ -129,12 +133,13 @@ def _of_rows(of: Task, rows: Sequence[Row], found: RowSet, style: Style, finding
 
 
 def _row_example(of: Task, row: Row, found: RowSet, style: Style) -> Example:
-    """The question of a row, word for word. Raises ValueError for a solution that is none."""
+    """The question of a row. Raises ValueError for a solution that is none."""
     image = row.images[-1]
     written: Frame = Original(*image.size) if found.in_pixels else NORM1000
     contract = style.contract(image) if found.as_spoken else Contract(written, style.thinking)
     truth = restated(of.solution(row.solution, Contract(written)), written, contract.frame)
-    return Example(row.id, row.images, row.category or "object", row.problem, truth, contract, reasoning_in(row.solution))
+    question = found.words(row.problem, style.wording, contract) if found.words else row.problem
+    return Example(row.id, row.images, row.category or "object", question, truth, contract, reasoning_in(row.solution))
 
 
 def restated(truth: Truth, of: Frame, to: Frame) -> Truth:
@@ -234,6 +239,10 @@ def _coco_train(data: coco.CocoOptions, _: int, findings: Findings) -> ImageSet 
     return RowSet(rows.read_rows(data.train_rows, images=None, split="train", findings=findings), data.train_rows)
 
 
+def _conversations(of: conversations.Conversations, data: conversations.ConversationOptions) -> RowSet:
+    return RowSet(of.rows, of.place, data.solution_frame is rows.Frames.pixels, as_spoken=True, words=grounding_question)
+
+
 _KINDS: dict[type, _Kind] = {
     detection.DetectionOptions: _Kind(
         task=detection.task,
@@ -267,4 +276,9 @@ _SOURCES: dict[type, _Source] = {
         lambda data, _, findings: _rows("data.train", data.train, data, data.train_split, findings),
         lambda data, findings: _rows("data.test", data.test, data, data.test_split, findings),
     ),
+    conversations.ConversationOptions: _Source(
+        lambda data, _, findings: _conversations(conversations.train_rows(data, findings), data),
+        lambda data, findings: _conversations(conversations.test_rows(data, findings), data),
+    ),
+    lisa.LisaOptions: _Source(lambda data, _, findings: lisa.train_images(data, findings), lisa.test_images),
 }

@@ -12,8 +12,9 @@ WANTED = ["*.json", "*.jinja", "*.txt", "*.safetensors"]
 UNWANTED = ["*/*"]  # other formats of the same weights lie in folders
 
 
-def snapshot(name: str) -> Path:
-    """The folder of a published model. The network is asked only when the cache lacks a part of it, and never under HF_HUB_OFFLINE.
+def snapshot(name: str, key: str = "model.path") -> Path:
+    """The folder of a published model, which `key` of the configuration names. The network is asked only when the cache lacks a part of it, and never
+    under HF_HUB_OFFLINE.
 
     Raises ValueError when it cannot be had.
     """
@@ -32,18 +33,16 @@ def snapshot(name: str) -> Path:
     if cached and (_is_whole(cached) or (offline and (cached / "config.json").is_file())):
         return cached
     if offline:
-        raise _not_had(name, "its cache here has it not, or not whole, and HF_HUB_OFFLINE is set")
-    print(f"model.path={name}: no such folder here; downloading it from the hub into {constants.HF_HUB_CACHE}", file=sys.stderr, flush=True)
+        raise _not_had(key, name, "its cache here has it not, or not whole, and HF_HUB_OFFLINE is set")
+    print(f"{key}={name}: no such folder here; downloading it from the hub into {constants.HF_HUB_CACHE}", file=sys.stderr, flush=True)
     try:
         return look_up(local=False)
     except Exception as error:  # the errors of its HTTP library have no base of their own; each of them means the same to us
-        raise _not_had(name, (str(error).splitlines() or [type(error).__name__])[0][:200]) from error
+        raise _not_had(key, name, (str(error).splitlines() or [type(error).__name__])[0][:200]) from error
 
 
-def _not_had(name: str, reason: str) -> ValueError:
-    return ValueError(
-        f"model.path={name}: no such folder, nor to be had from the hub ({reason}); hf download {name} --local-dir {name}, or give a folder"
-    )
+def _not_had(key: str, name: str, reason: str) -> ValueError:
+    return ValueError(f"{key}={name}: no such folder, nor to be had from the hub ({reason}); hf download {name} --local-dir {name}, or give a folder")
 
 
 def _is_whole(folder: Path) -> bool:

@@ -71,8 +71,13 @@ def read_rows(path: str, *, images: str | None, split: str, findings: Findings) 
 
     In order, parquet files by name. Of images no more than the headers are kept. What cannot be taken is refused by `findings`, with file and row.
     """
+    return rows_of(records(path, split, findings), images=images, findings=findings)
+
+
+def rows_of(found: Iterable[Record], *, images: str | None, findings: Findings) -> list[Row]:
+    """Each record as a row, wherever it was found; what cannot be taken is refused by `findings`."""
     reader = _Reader(Path(images).expanduser() if images is not None else None, findings)
-    rows = [row for number, record in enumerate(records(path, split, findings)) if (row := reader.row(number, record))]
+    rows = [row for number, record in enumerate(found) if (row := reader.row(number, record))]
     uses = Counter(id for row in rows for id in {image.id for image in row.images})
     for _ in range(sum(times > 1 for times in uses.values())):
         findings.handle("one image in several rows")

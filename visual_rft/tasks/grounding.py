@@ -1,27 +1,31 @@
 """Grounding: the one box that an implicit instruction means."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
+import numpy as np
 from numpy.random import Generator
 
-from visual_rft.boxes import whole, xywh_to_xyxy
+from visual_rft.boxes import convert, whole, xywh_to_xyxy
 from visual_rft.frames import Original
-from visual_rft.images import AnnotatedImage, ImageSet, Instruction
+from visual_rft.images import AnnotatedImage, ImageSet, Instruction, Outline
 from visual_rft.metrics.grounding import grounding_scores
+from visual_rft.metrics.masks import Masks, mask_scores, paint
 from visual_rft.parsing import parse_grounding
 from visual_rft.rewards import paper, strict
 from visual_rft.rewards.options import Family, RewardOptions
-from visual_rft.tasks.task import Exam, Task, TaskOptions
+from visual_rft.tasks.task import Exam, Segment, Task, TaskOptions
 from visual_rft.tasks.wording import Style, grounding_question
 from visual_rft.vocabulary import Example, GroundingAnswer, GroundingTruth, Refusal, Scores
 
 
 @dataclass
 class GroundingOptions(TaskOptions):
-    """Shots are images a sort of instruction."""
+    """Shots are images a sort of instruction. `segmenter` is a SAM, a folder or a name on the hub, whose masks of the boxes are scored, too."""
+
+    segmenter: str | None = None
 
 
 def task(_: GroundingOptions, rewards: RewardOptions) -> Task:
@@ -35,9 +39,13 @@ def task(_: GroundingOptions, rewards: RewardOptions) -> Task:
     ).rewarded(rewards)
 
 
-def exam(_: GroundingOptions, asked: Sequence[Example], __: ImageSet) -> Exam:
-    """What is asked, and what answers are worth: mIoU, and the share of boxes with an IoU of 0.5 or more."""
-    return Exam(asked, partial(measure, asked))
+def exam(_: GroundingOptions, asked: Sequence[Example], data: ImageSet) -> Exam:
+    """What is asked, and what answers are worth: mIoU, and the share of boxes with an IoU of 0.5 or more; of masks, where the data have an outline of
+    all that is asked about, their gIoU and cIoU."""
+    outlines = {(image.id, one.text): one.outline for image in data.images for one in image.instructions}
+    truths = [outlines.get((question.asked_about.id, question.subject)) for question in asked]
+    outlined = [truth for truth in truths if truth is not None]
+    return Exam(asked, partial(measure, asked), masks=partial(mask_measure, asked, outlined) if len(outlined) == len(truths) else None)
 
 
 def questions(images: Sequence[AnnotatedImage], rng: Generator, style: Style) -> list[Example]:
@@ -50,10 +58,28 @@ def measure(asked: Sequence[Example], answers: Sequence[GroundingAnswer | Refusa
     return grounding_scores([cast(GroundingTruth, e.truth) for e in asked], answers)
 
 
+def mask_measure(
+    asked: Sequence[Example], truths: Sequence[Outline], answers: Sequence[GroundingAnswer | Refusal], segment: Segment
+) -> dict[str, float]:
+    """gIoU and cIoU of the masks that `segment` makes of the answered boxes; a refused answer covers nothing. One mask is in memory at a time."""
+
+    def pairs() -> Iterator[Masks]:
+        for question, truth, answer in zip(asked, truths, answers, strict=True):
+            image = question.asked_about
+            wanted = paint(truth, image.size)
+            if isinstance(answer, Refusal):
+                yield wanted, np.zeros(wanted.shape, dtype=np.bool_)
+                continue
+            ((x1, y1, x2, y2),) = convert([answer.box], of=question.contract.frame, to=Original(*image.size)).tolist()
+            yield wanted, segment(image, (x1, y1, x2, y2))
+
+    return mask_scores(pairs())
+
+
 def choose(image: AnnotatedImage, rng: Generator) -> Instruction:
     """One instruction of an image: every sort that it has is as likely. Raises ValueError when it has none."""
     if not image.instructions:
-        raise ValueError(f"image {image.id} comes with no instruction: a grounding task needs data that have them (data=digits)")
+        raise ValueError(f"image {image.id} comes with no instruction: a grounding task needs data that have them (data=digits, data=lisa)")
     sort = rng.choice(sorted({i.sort for i in image.instructions}))
     alike = [i for i in image.instructions if i.sort == sort]
     return alike[int(rng.integers(len(alike)))]

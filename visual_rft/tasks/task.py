@@ -1,15 +1,23 @@
 """What every task is: pure functions from a completion and its truth to a reward; and what an evaluation of it asks, and what answers are worth."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from numbers import Real
 from typing import Any
 
-from visual_rft.frames import CONTRACT, Contract, Speaks
+import numpy as np
+import numpy.typing as npt
+
+from visual_rft.frames import CONTRACT, Box, Contract, Speaks
+from visual_rft.images import StoredImage
 from visual_rft.rewards.options import Part, RewardOptions, further_parts, weigh
 from visual_rft.tasks.wording import Style, Wording
 from visual_rft.vocabulary import Answer, Attempt, Example, Reason, Refusal, Reward, Scores, Truth
+
+# An image and a box in its pixels -> which of its pixels, (height, width), are of the thing in the box.
+Segment = Callable[[StoredImage, Box], npt.NDArray[np.bool_]]
 
 
 @dataclass
@@ -117,12 +125,13 @@ class Screening:
 @dataclass(frozen=True)
 class Exam:
     """The questions of an evaluation, and what an answer or a refusal to each is worth; with `boxes`, what a file of boxes is worth, and the same
-    answers as such a file."""
+    answers as such a file; with `masks`, further scores of answers whose boxes somebody turns into masks."""
 
     questions: Sequence[Example]
     measure: Callable[[Sequence[Any]], Scores]
     screening: Screening | None = None
     boxes: "BoxExam | None" = None
+    masks: Callable[[Sequence[Any], Segment], dict[str, float]] | None = None
 
     @property
     def asked_at_most(self) -> int:
@@ -132,6 +141,18 @@ class Exam:
     def knowing(self, screened: Mapping[str, str]) -> "Exam":
         """The same exam, whose screening need not be asked again."""
         return replace(self, screening=replace(self.screening, known=screened)) if self.screening else self
+
+    def segmented(self, segmenter: Callable[[], AbstractContextManager[Segment]]) -> "Exam":
+        """The same exam, whose answers are scored as masks, too: those of a segmenter that is opened when they are measured, and closed after it."""
+        measure, masks = self.measure, self.masks
+        assert masks is not None
+
+        def measured(answers: Sequence[Any]) -> Scores:
+            scores = measure(answers)
+            with segmenter() as segment:
+                return replace(scores, values=dict(scores.values) | masks(answers, segment))
+
+        return replace(self, measure=measured)
 
 
 @dataclass(frozen=True)
