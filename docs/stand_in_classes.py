@@ -1,10 +1,10 @@
-"""Small stand-ins for the four fine-grained sets, in their published formats, and for folders of classes: handwritten digits under other names.
+"""Small stand-ins for the four fine-grained sets, in their published formats: handwritten digits under other names; and digits in folders of classes.
 
     python docs/stand_in_classes.py FOLDER
 
 It makes FOLDER/{flowers-102,oxford-iiit-pet,fgvc-aircraft-2013b,stanford_cars,custom} as the archives unpack: images named and numbered as theirs,
-MATLAB files and lists of their structure, every class in the lists. Ten classes of each have images. What is learned from it means nothing: it shows
-the way that the sets themselves take with a GPU.
+MATLAB files and lists of their structure, every class in the lists. Ten classes of each have images. What is learned from the four means nothing:
+they show the way that the sets themselves take with a GPU.
 """
 
 import sys
@@ -21,7 +21,6 @@ from visual_rft.sources.digits import CATEGORIES, Split, scenes
 
 SIZES = ((96, 96), (112, 96), (96, 112))  # pixels of the images
 PARTS = {"train": (Split.TRAIN, 60), "test": (Split.TEST, 20)}  # scenes
-OWN = ("rose", "tulip", "daisy", "lily", "orchid", "iris", "poppy", "lotus", "aster", "violet")
 
 
 def write(root: Path) -> None:
@@ -113,10 +112,10 @@ def cars(root: Path) -> None:
 
 
 def folders(root: Path) -> None:
-    """{train,test}/CLASS/*.jpg."""
-    for part in PARTS:
-        for number, (label, image) in enumerate(images(part, range(len(OWN)))):
-            save(image, root / part / OWN[label] / f"IMG_{number:04d}.jpg")
+    """{train,test}/CLASS/*.jpg: digits under their own names, which the embedded model was taught, most of them."""
+    for part, (split, count) in PARTS.items():
+        for scene in scenes(split, 3 * count, seed=0, digits=(1, 1)):
+            save(scene.image, root / part / scene.annotations[0].category / f"IMG_{scene.id:04d}.jpg")
 
 
 if __name__ == "__main__":

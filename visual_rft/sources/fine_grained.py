@@ -3,18 +3,16 @@
 Each reader takes a root folder and a part, `train` or `test`: training images are all that are not for the test, those for validation among them.
 """
 
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from visual_rft.class_names import read_names
 from visual_rft.images import ImageSet
 from visual_rft.sources.findings import Findings
 from visual_rft.sources.labelled import Labelled, image_set, number_of
+from visual_rft.sources.mat_file import read_mat
 from visual_rft.sources.options import DataOptions
 
 BANNER = 20  # pixels at the bottom of every image of FGVC-Aircraft, which name its photographer
@@ -124,27 +122,25 @@ def cars(root: str, part: str, findings: Findings) -> ImageSet:
     """The classes of devkit/cars_meta.mat. Raises ValueError when a file is missing or is another."""
     folder, meta = Path(root).expanduser(), Path(root).expanduser() / "devkit/cars_meta.mat"
     file = folder / ("devkit/cars_train_annos.mat" if part == "train" else "cars_test_annos_withlabels.mat")
-    names = [str(name) for name in np.ravel(_mat(meta, "class_names", CARS))]
-    if len(set(names)) < len(names):
-        raise ValueError(f"{meta}: class_names holds a name twice; copy the file again, or {CARS}")
-    annotations = np.ravel(_mat(file, "annotations", CARS))
-    if not {"class", "fname"} <= set(annotations.dtype.names or ()):
+    names, annotations = read_mat(meta, "class_names", CARS), read_mat(file, "annotations", CARS)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+        raise ValueError(f"{meta}: its class_names are no names, each once; {CARS}")
+    if not isinstance(annotations, list) or not all(isinstance(row, dict) and {"class", "fname"} <= row.keys() for row in annotations):
         raise ValueError(f"{file}: its annotations have no `class` and `fname`; {CARS}")
 
     def rows() -> Iterator[Labelled]:
         for number, row in enumerate(annotations, start=1):
-            label, image = number_of(row["class"], len(names)), row["fname"]
+            place, image = f"{file}, annotation {number}", row["fname"]
+            label = number_of(row["class"][0] if isinstance(row["class"], list) and len(row["class"]) == 1 else None, len(names))
             if label is None or not isinstance(image, str) or not image:
-                findings.refuse(
-                    f"{file}, annotation {number}: class {row['class']!s:.20}, fname {image!s:.20}: not 1 to {len(names)} and a file; {CORRECT}"
-                )
+                findings.refuse(f"{place}: class {row['class']!s:.20}, fname {image!r:.40}: not 1 to {len(names)} and a file; {CORRECT}")
             else:
-                yield Labelled(f"{file}, annotation {number}", folder / f"cars_{part}" / image, image, names[label - 1])
+                yield Labelled(place, folder / f"cars_{part}" / image, image, names[label - 1])
 
     return image_set(rows(), _numbered(names), str(file), CARS, findings)
 
 
-def _numbered(names: "tuple[str, ...] | list[str]") -> dict[str, int]:
+def _numbered(names: Sequence[str]) -> dict[str, int]:
     return {name: number for number, name in enumerate(names, start=1)}
 
 
@@ -160,24 +156,7 @@ def _lines(file: Path, remedy: str) -> list[tuple[str, str]]:
 
 
 def _numbers(file: Path, key: str, remedy: str) -> list[Any]:
-    values = np.ravel(_mat(file, key, remedy))
-    if values.dtype.kind not in "iuf":
+    values = read_mat(file, key, remedy)
+    if not isinstance(values, list) or not all(isinstance(value, int | float) for value in values):
         raise ValueError(f"{file}: {key} is no list of numbers; {remedy}")
-    return list(values.tolist())
-
-
-def _mat(file: Path, key: str, remedy: str) -> Any:
-    """One variable of a MATLAB file."""
-    from scipy.io import loadmat  # a third of a second, for the one who has such files
-
-    try:
-        with file.open("rb") as opened, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            content = loadmat(opened, squeeze_me=True, variable_names=[key])
-    except OSError as error:
-        raise ValueError(f"{file}: {error.strerror or 'no MATLAB file'}; {remedy}") from error
-    except Exception as error:  # at damaged bytes the reader raises whatever its steps do: there is no list of it
-        raise ValueError(f"{file}: no MATLAB file, or a damaged one; copy it again, or {remedy}") from error
-    if key not in content:
-        raise ValueError(f"{file}: no `{key}` in it; {remedy}")
-    return content[key]
+    return values
