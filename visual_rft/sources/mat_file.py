@@ -14,6 +14,7 @@ import numpy as np
 
 MOST_BYTES = 1 << 28  # of one variable; those of Stanford Cars take 6 MB
 DEEPEST = 8  # of cells and structs in each other
+MOST_AXES = 32
 HEADER = 128  # bytes
 
 MATRIX, COMPRESSED = 14, 15  # kinds of elements; those of numbers and of text:
@@ -118,7 +119,7 @@ class _Matrix:
         self.kind = 0
         if parts.left:
             flags, self.shape = parts.numbers(), parts.numbers()
-            if not flags or not all(type(side) is int and side >= 0 for side in self.shape):
+            if not flags or len(self.shape) > MOST_AXES or not all(type(side) is int and side >= 0 for side in self.shape):
                 raise ValueError("a matrix without flags or shape")
             self.kind = int(flags[0]) & 0xFF
 
