@@ -313,7 +313,7 @@ BAD_KEYS = {
     "absent checkpoint": (["model.path=/not/there"], "model.path=/not/there: no config.json in /not/there"),
     "a folder with a run in it": (["hydra.run.dir=taken"], "taken already holds a run (summary.json); choose another hydra.run.dir"),
     "unwritable folder": (["hydra.run.dir=/proc/x"], "/proc/x: No such file or directory; name a folder that can be written"),
-    "unknown task": (["task=nope"], "task=nope: no such option; there is cls_digits"),
+    "unknown task": (["task=nope"], "task=nope: no such option; there is cls_aircraft, "),
     "unknown key": (["prediction=x"], "prediction: no such key; did you mean predictions?"),
     "pictures": (["report_images=-1"], "report_images=-1: must be 0 or a positive number"),
     "no data": (

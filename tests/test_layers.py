@@ -17,7 +17,7 @@ FLOORS = (
     {"vocabulary", "frames", "images"},
     {"boxes", "parsing", "rewards", "advantages", "losses", "metrics", "seeding"},
     {"distributed"},
-    {"config", "hardware", "storage"},
+    {"class_names", "config", "hardware", "storage"},
     {"models", "rollout", "tasks", "sources", "tracking"},
     {"algorithm", "checkpoint", "inference", "lessons", "masking", "measurements", "optimizer", "policies", "resuming", "workload"},
     {"learner", "evaluation", "inspection"},

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from visual_rft.metrics.classification import classification_scores
+from visual_rft.metrics.classification import ANOTHER_WORD, REFUSED, classification_scores
 from visual_rft.rewards import strict
 from visual_rft.vocabulary import ClassAnswer, ClassTruth, Reason, Refusal, Scores
 
@@ -65,6 +65,27 @@ def test_an_alias_is_right():
     truths, answers = [ClassTruth("Rudbeckia hirta"), ClassTruth("rose")], [ClassAnswer("black-eyed Susan"), ClassAnswer("black-eyed Susan")]
     assert classification_scores(truths, answers).values["accuracy"] == 0
     assert classification_scores(truths, answers, aliases={"Black-Eyed Susan": "rudbeckia_hirta"}).values["accuracy"] == 50
+
+
+def test_the_confusion_says_every_answer_once():
+    """Its rows sum to the questions, its diagonal to the right answers, its refusals to the refused ones."""
+    pairs = some_answers(2)
+    confusion = scores(pairs).confusion
+    assert list(confusion) == sorted(NAMES) and all(set(said) <= {*NAMES, ANOTHER_WORD, REFUSED} for said in confusion.values())
+    for name, said in confusion.items():
+        assert sum(said.values()) == sum(truth.name == name for truth, _ in pairs)
+        assert said[name] == pytest.approx(scores(pairs).by_category[name] / 100 * sum(said.values()))
+    assert sum(said.get(REFUSED, 0) for said in confusion.values()) == sum(isinstance(answer, Refusal) for _, answer in pairs)
+    assert sum(said.get(ANOTHER_WORD, 0) for said in confusion.values()) == sum(answer == ClassAnswer("primrose") for _, answer in pairs) > 0
+
+
+def test_a_confusion_by_hand():
+    """However a class is spelled, it is one; classes that are in no question have their names, too."""
+    truths = [ClassTruth("rose"), ClassTruth("Rose"), ClassTruth("queen of flowers"), ClassTruth("tulip")]
+    answers = [ClassAnswer("ROSE."), ClassAnswer("daisy"), ClassAnswer("bellis"), ClassAnswer("(another word)")]
+    found = classification_scores(truths, answers, aliases={"queen of flowers": "rose", "bellis": "Daisy"}, classes=("rose", "daisy"))
+    assert found.confusion == {"rose": {"daisy": 2, "rose": 1}, "tulip": {ANOTHER_WORD: 1}}
+    assert found.by_category == pytest.approx({"rose": 100 / 3, "tulip": 0}) and found.values["accuracy"] == 25
 
 
 def test_nothing_asked_scores_0():

@@ -141,7 +141,7 @@ def test_boxes_are_drawn_where_they_are_whatever_their_frame(tmp_path: Path) -> 
 
 
 def test_hostile_text_is_shown_and_never_becomes_an_element(tmp_path: Path) -> None:
-    scores = {HOSTILE: 1.0, "by category": {HOSTILE: 1.0}, "refused": {HOSTILE: 1}}
+    scores = {HOSTILE: 1.0, "by category": {HOSTILE: 1.0}, "refused": {HOSTILE: 1}, "confusion": {HOSTILE: {"rose": 1}, "rose": {HOSTILE: 2}}}
     picture = Picture(
         image=DETECTION.image,
         question=HOSTILE,
@@ -339,6 +339,14 @@ def test_refusals_are_summed_up_by_reason_and_a_step_without_one_had_none(tmp_pa
     text = part(page(tmp_path), "Refusals")
     assert "truncated50.0025.0025.00" in text, "first 50 %, last 25 %, mean of 50, 0 and 25; step 0 was no training step"
     assert "test answersbeforeaftertruncated110bad_box013" in text
+
+
+def test_what_is_taken_for_another_is_ranked_by_the_last_evaluation(tmp_path: Path) -> None:
+    before = BEFORE | {"confusion": {"rose": {"rose": 5, "tulip": 3, "(refused)": 1}}}
+    after = AFTER | {"confusion": {"rose": {"rose": 8, "tulip": 1}, "lily": {"rose": 4}}}
+    text = page(tmp_path, replace(REPORT, summary=SUMMARY | {"evaluation_before": before, "evaluation_after": after})).text
+    assert "Taken for anothershown → answeredbeforeafterlily → rose04rose → tulip31rose → (refused)10Curves" in text
+    assert "Taken for another" not in page(tmp_path).text
 
 
 def test_skipped_steps_are_told_before_the_scores(tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ REFUSED = {
         ["+rewards.weights.giou=2"],
         "rewards.weights.giou: this task has no such reward part; its parts are iou",
     ),
-    "unknown task": ([GOOD], ["task=nope"], "task=nope: no such option; there is cls_digits"),
+    "unknown task": ([GOOD], ["task=nope"], "task=nope: no such option; there is cls_aircraft, "),
     "unknown key": ([GOOD], ["completion=x"], "completion: no such key; did you mean completions?"),
 }
 

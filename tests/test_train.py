@@ -164,7 +164,7 @@ def test_a_sweep_over_tasks_ends_in_one_table_and_a_failing_job_stops_no_other(t
         ("steps=ten", "steps: Value 'ten' of type 'str' could not be converted to Integer"),
         (
             "task=nope",
-            "task=nope: no such option; there is cls_digits, custom_detection, fsod_coco, fsod_digits, fsod_lvis, fsod_mg, grounding_digits",
+            "task=nope: no such option; there is cls_aircraft, cls_cars196, cls_digits, cls_flowers102, cls_pets37, custom_classification",
         ),
         ("algorithm.group_size=1", "algorithm.group_size=1: an advantage compares the completions of one prompt; ask for 2 or more"),
         ("task.shots=500", "task.shots=500: only"),

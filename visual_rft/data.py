@@ -11,6 +11,7 @@ Results are on stdout. `check` exits with 2 when it has found a problem.
 import io
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -145,8 +146,8 @@ def split(c: SplitConfig) -> None:
     examples = _examples(c, Part.train, lambda _: NORM1000, may_be_rows=False)
     drawn = workload.split(c.task, examples)
     _write(out, json.dumps(drawn, indent=2) + "\n")
-    subjects = sorted({example.subject for example in examples})
-    print_table(("subject", "images"), [(one, str(sum(example.subject == one for example in examples))) for one in subjects])
+    subjects = Counter(example.subject or str(example.truth) for example in examples)
+    print_table(("subject", "images"), [(one, str(subjects[one])) for one in sorted(subjects)])
     print(f"{out}: {len(examples)} examples, fingerprint {drawn['fingerprint'][:16]}; give it back with task.split={out}")
 
 

@@ -40,9 +40,11 @@ class Evaluation:
         return {f"eval/{name}": value for name, value in self.scores.values.items()}
 
     def plain(self) -> dict[str, Any]:
-        """As `summary.json` says it: every score, the metric by category, and how many answers were refused."""
+        """As `summary.json` says it: every score, the metric by category, how many answers were refused, and what was said for what, if names are."""
         refused = {str(reason): count for reason, count in self.scores.refusals.items()}
-        return {**self.scores.values, "by category": dict(self.scores.by_category), "refused": refused}
+        confusion = {true: dict(said) for true, said in self.scores.confusion.items()}
+        plain = {**self.scores.values, "by category": dict(self.scores.by_category), "refused": refused}
+        return plain | ({"confusion": confusion} if confusion else {})
 
 
 class Answers(Protocol):

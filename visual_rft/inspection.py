@@ -15,7 +15,7 @@ from visual_rft.sources.findings import Findings
 from visual_rft.sources.image_file import HANDLED
 from visual_rft.sources.options import DataOptions
 from visual_rft.tasks.task import TaskOptions
-from visual_rft.vocabulary import Example
+from visual_rft.vocabulary import ClassTruth, Example
 
 THREADS = 4  # images are decoded beside each other
 
@@ -121,7 +121,9 @@ def _by_category(found: "ImageSet | workload.RowSet", asked: Iterable[Example]) 
             images.update(set(shown))
     else:
         asked = list(asked)
-        names = sorted({example.subject for example in asked})
-        images.update(subject for subject, _ in {(example.subject, example.asked_about.id) for example in asked})
-        objects.update({name: sum(len(example.truth.boxes) for example in asked if example.subject == name) for name in names})
+        found_in = [(e.truth.name, e, 1) if isinstance(e.truth, ClassTruth) else (e.subject, e, len(e.truth.boxes)) for e in asked]
+        names = sorted({name for name, _, _ in found_in})
+        images.update(name for name, _ in {(name, example.asked_about.id) for name, example, _ in found_in})
+        for name, _, count in found_in:
+            objects[name] += count
     return {name: (images[name], objects[name]) for name in names}

@@ -14,6 +14,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -110,6 +111,7 @@ def parse_grounding(text: str, contract: Contract = CONTRACT) -> GroundingAnswer
     return _read(text, contract, _grounding_answer)
 
 
+@lru_cache(maxsize=8192)  # a table of aliases is looked through for every answer
 def normalised_name(text: str) -> str:
     """A name without what spelling may vary: in NFKC and case-folded, one space for each run of white space, underscores and hyphens, no stop."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())

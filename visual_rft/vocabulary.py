@@ -7,7 +7,7 @@ S prompt tokens, H hidden width.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar
 
@@ -221,11 +221,12 @@ class Example:
 @dataclass(frozen=True)
 class Scores:
     """What the answers to a task's test questions are worth, 0..100: `values` by name, the task's own metric first; that metric by category, where
-    it has categories; how many answers were refused, by reason."""
+    it has categories; how many answers were refused, by reason; where an answer is the name of a category, how often which was said for which."""
 
     values: Mapping[str, float]
     by_category: Mapping[str, float]
     refusals: Mapping[Reason, int]
+    confusion: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

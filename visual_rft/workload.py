@@ -9,7 +9,7 @@ from visual_rft.frames import NORM1000, Contract, Frame, Original, Speaks
 from visual_rft.images import AnnotatedImage, Annotation, ImageSet
 from visual_rft.rewards.options import RewardOptions
 from visual_rft.seeding import Role, stream
-from visual_rft.sources import coco, conversations, digits, lisa, rows
+from visual_rft.sources import class_folders, coco, conversations, digits, fine_grained, lisa, rows
 from visual_rft.sources.few_shot import Pairs, absent, every, k_shot
 from visual_rft.sources.findings import Findings
 from visual_rft.sources.jsonl import read_text
@@ -33,6 +33,11 @@ SCHEMAS: dict[str, type] = {
     "task/grounding": grounding.GroundingOptions,
     "data/digits": digits.DigitOptions,
     "data/coco": coco.CocoOptions,
+    "data/flowers102": fine_grained.FlowersOptions,
+    "data/pets37": fine_grained.PetsOptions,
+    "data/aircraft": fine_grained.AircraftOptions,
+    "data/cars196": fine_grained.CarsOptions,
+    "data/class_folders": class_folders.ClassFolderOptions,
     "data/rows": rows.RowOptions,
     "data/conversations": conversations.ConversationOptions,
     "data/lisa": lisa.LisaOptions,
@@ -139,7 +144,8 @@ def _row_example(of: Task, row: Row, found: RowSet, style: Style) -> Example:
     contract = style.contract(image) if found.as_spoken else Contract(written, style.thinking)
     truth = restated(of.solution(row.solution, Contract(written)), written, contract.frame)
     question = found.words(row.problem, style.wording, contract) if found.words else row.problem
-    return Example(row.id, row.images, row.category or "object", question, truth, contract, reasoning_in(row.solution))
+    subject = row.category or ("" if isinstance(truth, ClassTruth) else "object")  # of a name the image alone says what it is about
+    return Example(row.id, row.images, subject, question, truth, contract, reasoning_in(row.solution))
 
 
 def restated(truth: Truth, of: Frame, to: Frame) -> Truth:
@@ -165,7 +171,7 @@ def _labelled(asked: Sequence[Example], place: str) -> ImageSet:
         image = example.asked_about
         pixels = xyxy_to_xywh(convert(example.truth.boxes, of=example.contract.frame, to=Original(*image.size))).tolist()
         images.append(AnnotatedImage(image, tuple(Annotation(example.subject, (x, y, w, h)) for x, y, w, h in pixels)))
-    names = sorted({example.subject for example in asked})
+    names = sorted({example.subject for example in asked} - {""})
     return ImageSet(images, {name: number for number, name in enumerate(names, start=1)}, place)
 
 
@@ -181,10 +187,10 @@ def _choose_detection(options: detection.DetectionOptions, data: ImageSet) -> Pa
 
 
 def _choose_classification(options: classification.ClassificationOptions, data: ImageSet) -> Pairs:
-    shown = {image.id: image.shown for image in data.images}
+    categories, shown = options.categories_of(data), {image.id: image.shown for image in data.images}
     if options.shots is None:
-        return [(i, "") for i, _ in every(shown, options.categories)]
-    return [(i, "") for i, _ in k_shot(shown, options.categories, shots=options.shots, at_most=options.at_most, seed=options.split_seed)]
+        return [(i, "") for i, _ in every(shown, categories)]
+    return [(i, "") for i, _ in k_shot(shown, categories, shots=options.shots, at_most=options.at_most, seed=options.split_seed)]
 
 
 def _choose_grounding(options: grounding.GroundingOptions, data: ImageSet) -> Pairs:
@@ -233,10 +239,16 @@ def _rows(key: str, path: str | None, data: rows.RowOptions, split: str, finding
     return RowSet(found, path, data.solution_frame is rows.Frames.pixels, data.answer_frame is rows.Answered.model)
 
 
-def _coco_train(data: coco.CocoOptions, _: int, findings: Findings) -> ImageSet | RowSet:
-    if data.train_rows is None:
-        return coco.train_images(data, findings)
-    return RowSet(rows.read_rows(data.train_rows, images=None, split="train", findings=findings), data.train_rows)
+def _or_rows(path: str | None, images: Callable[[], ImageSet], findings: Findings) -> ImageSet | RowSet:
+    """The images to train on, or the rows that stand in for them."""
+    return images() if path is None else RowSet(rows.read_rows(path, images=None, split="train", findings=findings), path)
+
+
+def _published(read: fine_grained.Reader) -> "_Source":
+    return _Source(
+        lambda data, _, findings: _or_rows(data.train_rows, lambda: read(data.root, "train", findings), findings),
+        lambda data, findings: read(data.root, "test", findings),
+    )
 
 
 def _conversations(of: conversations.Conversations, data: conversations.ConversationOptions) -> RowSet:
@@ -257,7 +269,7 @@ _KINDS: dict[type, _Kind] = {
         choose=_choose_classification,
         subjects=lambda _, __: ("",),
         example=lambda options, image, _, style: classification.example(image, options.kind, style),
-        questions=lambda options, data, style: classification.questions(data.images, options.categories, options.kind, style),
+        questions=lambda options, data, style: classification.questions(data.images, options.categories_of(data), options.kind, style),
         exam=classification.exam,
     ),
     grounding.GroundingOptions: _Kind(
@@ -271,7 +283,14 @@ _KINDS: dict[type, _Kind] = {
 }
 _SOURCES: dict[type, _Source] = {
     digits.DigitOptions: _Source(digits.train_images, lambda data, _: digits.test_images(data, TEST_SEED)),
-    coco.CocoOptions: _Source(_coco_train, coco.test_images),
+    coco.CocoOptions: _Source(
+        lambda data, _, findings: _or_rows(data.train_rows, lambda: coco.train_images(data, findings), findings), coco.test_images
+    ),
+    fine_grained.FlowersOptions: _published(fine_grained.flowers),
+    fine_grained.PetsOptions: _published(fine_grained.pets),
+    fine_grained.AircraftOptions: _published(fine_grained.aircraft),
+    fine_grained.CarsOptions: _published(fine_grained.cars),
+    class_folders.ClassFolderOptions: _Source(lambda data, _, findings: class_folders.train_images(data, findings), class_folders.test_images),
     rows.RowOptions: _Source(
         lambda data, _, findings: _rows("data.train", data.train, data, data.train_split, findings),
         lambda data, findings: _rows("data.test", data.test, data, data.test_split, findings),

@@ -25,7 +25,7 @@ from visual_rft.parsing import parse_detection
 from visual_rft.rewards import paper, strict
 from visual_rft.rewards.options import Family, RewardOptions
 from visual_rft.tasks.presence import Present, screening
-from visual_rft.tasks.task import BoxExam, Exam, Task, TaskOptions, check_names
+from visual_rft.tasks.task import BoxExam, Exam, Task, TaskOptions, check_names, some
 from visual_rft.tasks.wording import Style, detection_question
 from visual_rft.vocabulary import Detection, DetectionAnswer, DetectionTruth, Example, Refusal, Scores
 
@@ -69,12 +69,8 @@ class DetectionOptions(TaskOptions):
 def _of(data: ImageSet, key: str, names: Sequence[str] | None) -> list[str]:
     for name in names or ():
         if name not in data.category_ids:
-            raise ValueError(f"{key}: '{name}' is no category of {data.place}, which has {_some(list(data.category_ids))}")
+            raise ValueError(f"{key}: '{name}' is no category of {data.place}, which has {some(list(data.category_ids))}")
     return sorted(data.category_ids, key=lambda name: data.category_ids[name]) if names is None else list(names)
-
-
-def _some(names: Sequence[str], most: int = 12) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def task(options: DetectionOptions, rewards: RewardOptions) -> Task:

@@ -57,6 +57,11 @@ def check_names(key: str, names: Sequence[str]) -> None:
         raise ValueError(f"{key}: must be names, each once")
 
 
+def some(names: Sequence[str], most: int = 12) -> str:
+    """The first of them, for messages."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 @dataclass(frozen=True)
 class Task:
     """One kind of question with its rewards. A new task is a new value of this, not a new loop.

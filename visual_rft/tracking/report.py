@@ -5,6 +5,7 @@ It knows no task: it shows whatever scores, curves, answers and reward parts the
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -21,7 +22,8 @@ from visual_rft.tracking.runfolder import write_atomically
 
 ROLLOUTS_SHOWN = 2  # best, and as many worst, of a step
 SHOWN_ELSEWHERE = ("task", "model", "metric", "before", "after", "value", "steps", "seconds")
-BY_CATEGORY, REFUSED = "by category", "refused"  # what an evaluation holds beside its scores
+BY_CATEGORY, REFUSED, CONFUSION = "by category", "refused", "confusion"  # what an evaluation holds beside its scores
+CONFUSIONS_SHOWN = 12
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ def write_report(path: Path, report: Report) -> None:
             f"<h1>{title}</h1>{_headline(report.summary, evaluations)}{_skipped(report.metrics)}",
             section("Scores", _scores(evaluations)),
             section("Scores by category", _scores({name: evaluation.get(BY_CATEGORY, {}) for name, evaluation in evaluations.items()})),
+            section("Taken for another", _confusions(evaluations)),
             section("Curves", _curves(report.metrics)),
             section("Answers to test questions", gallery(report.pictures)),
             section("Best and worst rollouts", _rollouts(report.rollouts)),
@@ -123,6 +126,17 @@ def _scores(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
     pair = len(evaluations) == 2
     rows = [(name, *map(number, values), *([number(difference(*values), "+.2f")] if pair else [])) for name, values in _shared(evaluations)]
     return table(("", *evaluations, *(["change"] if pair else [])), rows) if rows else ""
+
+
+def _confusions(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
+    """What was said most often for something else, in the last evaluation and then in those before it."""
+    counts = [
+        Counter({(true, said): times for true, row in evaluation.get(CONFUSION, {}).items() for said, times in row.items() if said != true})
+        for evaluation in evaluations.values()
+    ]
+    ranked = sorted({pair for count in counts for pair in count}, key=lambda pair: ([-count[pair] for count in reversed(counts)], pair))
+    rows = [(" → ".join(pair), *(number(count[pair], ".0f") for count in counts)) for pair in ranked[:CONFUSIONS_SHOWN]]
+    return table(("shown → answered", *evaluations), rows) if rows else ""
 
 
 def _curves(metrics: Sequence[Mapping[str, Any]]) -> str:
