@@ -2,9 +2,10 @@
 
     python benchmarks/hours.py
 
-An A100 of 80 GB, since the paper says no more of its cards than that they were eight. Every question shows a photograph of 640 × 480, and every completion
-but a Yes or No has 200 tokens. Left out: preparing images, rewards, saving, ranks that wait for each other, the layers that a checkpoint computes again,
-loading and warming up. A test question encodes an image of its own, where questions that stand beside each other share one: for those it is too much.
+An A100 of 80 GB, since the paper says no more of its cards than that they were eight. Every question shows a photograph of 640 × 480, and every
+completion but a Yes or No has 200 tokens. Left out: preparing images, rewards, saving, ranks that wait for each other, the layers that a checkpoint
+computes again, loading and warming up. A test question encodes an image of its own; where questions that stand beside each other share one, that is
+too much.
 """
 
 from dataclasses import replace

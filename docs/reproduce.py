@@ -1,6 +1,8 @@
 """The tables of docs/reproduce.md: the command of every cell of the paper's tables 2 to 8, from docs/paper_tables.json.
 
-    python docs/reproduce.py        makes them anew, each between its marks; the words around them are written by hand
+    python docs/reproduce.py
+
+It makes each table anew, between its marks; the words around them are written by hand.
 """
 
 import json
@@ -13,11 +15,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import hours
 
+HERE = Path(__file__).parent
 PAPER: dict[str, Any] = json.loads((HERE / "paper_tables.json").read_text())
 PAGE = HERE / "reproduce.md"
 MARKED = re.compile(r"(<!-- made by docs/reproduce.py: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -112,6 +114,7 @@ def seconds(line: Line, gpus: int) -> float:
 
 
 def shown(duration: float) -> str:
+    """Seconds in hours or minutes; nothing as a dash."""
     if not duration:
         return "–"
     return f"{duration / 3600:.1f} h" if duration >= 3600 else f"{max(1, round(duration / 60))} min"

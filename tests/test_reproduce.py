@@ -7,7 +7,8 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from dataclasses import astuple
+from functools import cache
 from itertools import product
 from pathlib import Path
 from statistics import fmean
@@ -19,17 +20,17 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from visual_rft import workload
-from visual_rft.config import conf_folder, keys, register
 from visual_rft.config import _refuse_unread as refuse_unread
+from visual_rft.config import conf_folder, keys, register
 from visual_rft.config.jobs import key, typed
 from visual_rft.tracking import loggers
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "docs"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "docs"))
 
 import reproduce
 from reproduce import hours
 
+ROOT = Path(__file__).parents[1]
 PAPER: dict[str, Any] = json.loads((ROOT / "docs/paper_tables.json").read_text())
 PAGE = (ROOT / "docs/reproduce.md").read_text()
 SCHEMAS = workload.SCHEMAS | loggers.SCHEMAS
@@ -80,7 +81,7 @@ def jobs(line: Shown) -> list[tuple[str, ...]]:
 JOBS = [(line, job) for line in LINES for job in jobs(line)]
 
 
-@lru_cache(maxsize=None)
+@cache
 def composed(entry: str, choices: Sequence[str]) -> DictConfig:
     """What an entry makes of choices of groups; Hydra is started once, and each configuration composed once."""
     if not GlobalHydra.instance().is_initialized():
@@ -189,7 +190,7 @@ def check_categories(c: Any, line: Shown) -> None:
 def check_training(c: Any, line: Shown) -> None:
     settings = PAPER["settings"]
     assert c.steps == settings["steps"]["lisa" if line.table == 6 else "few-shot"] and c.prompts_per_step == settings["prompts_per_step"]
-    assert (c.model.learning_rate, c.model.frozen, set(c.model.learning_rates.values())) == (settings["learning_rate"], [], {None})
+    assert (c.model.learning_rate, c.model.frozen, set(astuple(c.model.learning_rates))) == (settings["learning_rate"], [], {None})
     if line.entry == "train":
         a = c.algorithm
         assert (a.group_size, a.kl.coefficient) == (settings["group_size"][line.about["model"].lower()], settings["kl"])
