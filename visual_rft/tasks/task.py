@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
+from numbers import Real
 from typing import Any
 
 from visual_rft.frames import CONTRACT, Contract, Speaks
@@ -92,10 +93,10 @@ class Task:
 
 def _number(name: str, part: Part, attempt: Attempt) -> float:
     try:
-        value = part(attempt)
+        value: object = part(attempt)
     except ValueError as error:
         raise ValueError(f"rewards.parts.{name}: {error}") from error
-    if not isinstance(value, float | int) or not isfinite(value):
+    if not (isinstance(value, Real) and isfinite(value)):
         raise ValueError(f"rewards.parts.{name}: must be a finite number for every completion, and is {value!r} for {attempt.text[:60]!r}")
     return float(value)
 
