@@ -123,6 +123,18 @@ def test_a_run_brings_its_own_model_setting_and_is_not_asked_another_task_by_def
     assert main([SMALL, f"run={run}", "task=ovd_digits", f"hydra.run.dir={tmp_path / 'other'}"]) == 0
 
 
+def test_an_experiment_names_the_task_as_if_it_were_typed_and_brings_nothing_else(trained: Path, tmp_path: Path) -> None:
+    """Its rewards and its group size are taken in, and not read."""
+    conf = tmp_path / "conf/experiment"
+    conf.mkdir(parents=True)
+    overrides = "[override /task: ovd_digits, override /model: tiny, override /rewards: paper, _self_]"
+    (conf / "ours.yaml").write_text(f"# @package _global_\ndefaults: {overrides}\nalgorithm: {{group_size: 4}}\ndata: {{test_images: {IMAGES}}}\n")
+    chosen = ["--config-dir", str(tmp_path / "conf"), "experiment=ours", f"run={trained}", f"hydra.run.dir={tmp_path / 'e'}"]
+    assert main(chosen) == 0
+    assert main([SMALL, "task=ovd_digits", f"run={trained}", f"hydra.run.dir={tmp_path / 'typed'}"]) == 0
+    assert summary(tmp_path / "e")["evaluation"] == summary(tmp_path / "typed")["evaluation"]
+
+
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
@@ -130,6 +142,8 @@ def test_a_run_brings_its_own_model_setting_and_is_not_asked_another_task_by_def
         (["predictions=p.json", "model=tiny"], "model: not read with predictions=…; leave it out"),  # boxes are in pixels, whoever found them
         (["predictions=p.jsonl", "hardware.device=cuda"], "hardware.device: not read with predictions=…; leave it out"),
         (["task.shots=3"], "task.shots=3: nothing here reads task.shots; leave it out"),
+        (["rewards=paper"], "rewards=paper: nothing here reads rewards; leave it out"),
+        (["algorithm.group_size=3"], "algorithm.group_size=3: nothing here reads algorithm.group_size; leave it out"),
         (["data.train_images=3"], "data.train_images=3: nothing here reads data.train_images; leave it out"),
         (["model.learning_rate=1"], "model.learning_rate=1: nothing here reads model.learning_rate; leave it out"),
     ],

@@ -2,6 +2,7 @@
 
     python -m visual_rft.evaluate task=fsod_digits model.path=outputs/…/checkpoints/step_000060
     python -m visual_rft.evaluate task=fsod_digits run=outputs/…                   the newest checkpoint of a run
+    python -m visual_rft.evaluate experiment=table3_coco_2b                        the base model in a row of the paper (docs/reproduce.md)
     python -m visual_rft.evaluate task=fsod_digits predictions=answers_after.jsonl
     python -m visual_rft.evaluate task=fsod_digits task.present=all predictions=coco_results.json
 
@@ -16,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -42,7 +43,7 @@ from visual_rft.sources.jsonl import read_text
 from visual_rft.sources.options import DataOptions
 from visual_rft.sources.predictions import are_coco_results, as_coco, coco_results, completions
 from visual_rft.tasks.detection import by_question
-from visual_rft.tasks.meant import SHOTS, TRAINING, TRAINING_DATA, MeantFor
+from visual_rft.tasks.meant import SHOTS, TRAINING, TRAINING_DATA, UNREAD, MeantFor
 from visual_rft.tasks.task import Exam, Task, TaskOptions
 from visual_rft.tracking.console import Console, print_table
 from visual_rft.tracking.pictures import Picture
@@ -55,6 +56,13 @@ Maker = Callable[[str, Mapping[str, str]], RunFolder]
 
 
 @dataclass
+class AnsweringOptions(DecodingOptions):
+    """How the model answers, and beside it what an experiment says of training."""
+
+    group_size: Any = field(default=None, metadata=UNREAD)
+
+
+@dataclass
 class EvaluateConfig(MeantFor):
     """Who answers: the model, or that of the newest checkpoint of the folder `run`, or the file `predictions`."""
 
@@ -63,8 +71,9 @@ class EvaluateConfig(MeantFor):
     task: TaskOptions = MISSING
     data: DataOptions = MISSING
     hardware: HardwareOptions = MISSING
-    algorithm: DecodingOptions = MISSING
-    unread_keys: ClassVar = (*SHOTS, "task.negatives", "task.iou_threshold", *TRAINING_DATA, *TRAINING)
+    algorithm: AnsweringOptions = MISSING
+    rewards: Any = field(default=None, metadata=UNREAD)
+    unread_keys: ClassVar = (*SHOTS, "task.negatives", "task.iou_threshold", *TRAINING_DATA, *TRAINING, "algorithm.group_size")
     run: str | None = None
     predictions: str | None = None
     resume: Resume = MISSING
@@ -230,7 +239,7 @@ def model_of(folder: Path, task: TaskOptions, typed: Sequence[str]) -> ModelOpti
     """The model of a run at its newest checkpoint. Raises ValueError when there is none, or when the run was trained for another task than `task`, or
     asked otherwise, and nobody has `typed` that this is meant."""
     trained = of_run(folder)
-    if trained.task != task.name and "task" not in typed:
+    if trained.task != task.name and not {"task", "experiment"} & set(typed):
         raise ValueError(
             f"run={folder}: it was trained for {trained.task}, and {task.name} is only the default; give task={trained.task}, or task={task.name}"
         )
