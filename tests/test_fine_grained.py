@@ -193,9 +193,9 @@ REFUSED: list[tuple[str, Callable[[Path], object], str]] = [
     (
         "cars196",
         mat(ANNOS, annotations=annotated((1, "00001.jpg"), (197, "00002.jpg"))),
-        r"annotation 2: class \[197\], fname '00002.jpg': not 1 to 196",
+        r"annotation 2: class 197, fname '00002.jpg': not 1 to 196",
     ),
-    ("cars196", mat(ANNOS, annotations=annotated((1, 7))), r"annotation 1: class \[1\], fname \[7\]: not 1 to 196 and a file"),
+    ("cars196", mat(ANNOS, annotations=annotated((1, 7))), r"annotation 1: class 1, fname 7: not 1 to 196 and a file"),
     ("cars196", mat(ANNOS, annotations=[1, 2]), "its annotations have no `class` and `fname`"),
     ("cars196", mat("devkit/cars_meta.mat", class_names=[1, 2]), "its class_names are no names, each once"),
 ]
@@ -208,6 +208,16 @@ def test_what_cannot_be_taken_is_named(name: str, change: Callable[[Path], objec
     with pytest.raises(ValueError, match=said) as refusal:
         read(name, tmp_path, "train")
     assert "\n" not in str(refusal.value)
+
+
+def test_half_a_matlab_file_is_said_wherever_it_ends(data: Path, tmp_path: Path) -> None:
+    """A download that broke off."""
+    root = shutil.copytree(data / class_data.FOLDERS["cars196"], tmp_path / class_data.FOLDERS["cars196"])
+    whole = (root / ANNOS).read_bytes()
+    for end in range(0, len(whole), len(whole) // 40):
+        (root / ANNOS).write_bytes(whole[:end])
+        with pytest.raises(ValueError, match=r"cars_train_annos.mat: (no MATLAB file of level 5, or damaged|no `annotations` in it)"):
+            read("cars196", tmp_path, "train")
 
 
 def test_who_checks_hears_of_every_row_and_keeps_the_others(data: Path, tmp_path: Path) -> None:

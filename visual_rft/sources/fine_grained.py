@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from scipy.io import loadmat
+
 from visual_rft.class_names import read_names
 from visual_rft.images import ImageSet
 from visual_rft.sources.findings import Findings
 from visual_rft.sources.labelled import Labelled, image_set, number_of
-from visual_rft.sources.mat_file import read_mat
 from visual_rft.sources.options import DataOptions
 
 BANNER = 20  # pixels at the bottom of every image of FGVC-Aircraft, which name its photographer
@@ -122,16 +124,16 @@ def cars(root: str, part: str, findings: Findings) -> ImageSet:
     """The classes of devkit/cars_meta.mat. Raises ValueError when a file is missing or is another."""
     folder, meta = Path(root).expanduser(), Path(root).expanduser() / "devkit/cars_meta.mat"
     file = folder / ("devkit/cars_train_annos.mat" if part == "train" else "cars_test_annos_withlabels.mat")
-    names, annotations = read_mat(meta, "class_names", CARS), read_mat(file, "annotations", CARS)
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+    names, annotations = _variable(meta, "class_names", CARS), _variable(file, "annotations", CARS)
+    if not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
         raise ValueError(f"{meta}: its class_names are no names, each once; {CARS}")
-    if not isinstance(annotations, list) or not all(isinstance(row, dict) and {"class", "fname"} <= row.keys() for row in annotations):
+    if not all(isinstance(row, dict) and {"class", "fname"} <= row.keys() for row in annotations):
         raise ValueError(f"{file}: its annotations have no `class` and `fname`; {CARS}")
 
     def rows() -> Iterator[Labelled]:
         for number, row in enumerate(annotations, start=1):
             place, image = f"{file}, annotation {number}", row["fname"]
-            label = number_of(row["class"][0] if isinstance(row["class"], list) and len(row["class"]) == 1 else None, len(names))
+            label = number_of(row["class"], len(names))
             if label is None or not isinstance(image, str) or not image:
                 findings.refuse(f"{place}: class {row['class']!s:.20}, fname {image!r:.40}: not 1 to {len(names)} and a file; {CORRECT}")
             else:
@@ -156,7 +158,23 @@ def _lines(file: Path, remedy: str) -> list[tuple[str, str]]:
 
 
 def _numbers(file: Path, key: str, remedy: str) -> list[Any]:
-    values = read_mat(file, key, remedy)
-    if not isinstance(values, list) or not all(isinstance(value, int | float) for value in values):
+    values = _variable(file, key, remedy)
+    if not all(isinstance(value, int | float) for value in values):
         raise ValueError(f"{file}: {key} is no list of numbers; {remedy}")
+    return values
+
+
+def _variable(file: Path, key: str, remedy: str) -> list[Any]:
+    """One variable of a MATLAB file as a list: of numbers, of texts, of structs as {field: value}."""
+    try:
+        file.open("rb").close()
+    except OSError as error:
+        raise ValueError(f"{file}: {error.strerror}; {remedy}") from error
+    try:
+        found = loadmat(file, variable_names=[key], simplify_cells=True)
+    except Exception as error:  # what scipy raises at damaged bytes is of any kind
+        raise ValueError(f"{file}: no MATLAB file of level 5, or damaged ({type(error).__name__}: {error}); copy it again, or {remedy}") from error
+    if key not in found:
+        raise ValueError(f"{file}: no `{key}` in it; {remedy}")
+    values: list[Any] = np.ravel(np.asarray(found[key], dtype=object)).tolist()
     return values
