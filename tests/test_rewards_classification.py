@@ -91,7 +91,7 @@ def test_hole_an_empty_class_answer_scores_1():
     for empty in ("", " ", "_"):
         assert both(says(empty), "rose")[0] == (1, 1)
     assert both(says(" "), "rose")[1] == (0, 0) and why_refused(says(" ")) is Reason.EMPTY_ANSWER
-    for unseen in ("_", "-", ".", "\u00a0", "\u200b"):
+    for unseen in ("_", "-", ".", "\u00a0", "\u200b", "\ufe0f", "\u3164", "\u2800", "\u115f \u034f", "\u200b_\u200b", "\u200d.\u200d"):
         assert both(says(unseen), "rose")[1] == (0, 0) and why_refused(says(unseen)) is Reason.EMPTY_ANSWER
     assert both("", "rose") == ((1, 0), (0, 0))
 

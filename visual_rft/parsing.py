@@ -37,6 +37,8 @@ _TOKEN = re.compile(
 _NO_OBJECTS = re.compile(r"no\s++objects\s*+\.?", re.IGNORECASE | re.ASCII)
 # One line of at most 80 characters. Besides the ends of lines, controls and lone surrogates, which no file could hold; not the tab.
 _NAME = re.compile(r"[^<>\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]{1,80}+")
+# Characters without a shape, beside those of category Cf: what else Unicode lets a font show as nothing, and the empty Braille cell.
+_SHAPELESS = re.compile(r"[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]")
 _BETWEEN_WORDS = re.compile(r"[\s_\u2010-\u2015-]++")
 
 Read = TypeVar("Read")
@@ -156,10 +158,14 @@ def _answer_body(text: str, *, thinking: bool) -> str:
     return body.strip(_WHITE)
 
 
+def _says_nothing(character: str) -> bool:
+    return character in " ." or unicodedata.category(character) == "Cf" or _SHAPELESS.match(character) is not None
+
+
 def _class_answer(body: str, _: Frame) -> ClassAnswer:
     if not _NAME.fullmatch(body):
         raise Refused(Refusal(Reason.NOT_A_NAME, body[:_DETAIL]))
-    if all(unicodedata.category(character) == "Cf" for character in normalised_name(body)):  # nothing, or characters without a shape
+    if all(map(_says_nothing, normalised_name(body))):
         raise Refused(Refusal(Reason.EMPTY_ANSWER, body[:_DETAIL]))
     return ClassAnswer(body)
 
