@@ -25,7 +25,7 @@ from oracle import blind_bound, deserved, overlap, worth
 from visual_rft.frames import Box
 from visual_rft.vocabulary import ClassTruth, DetectionTruth, GroundingTruth
 
-OPEN_TRIES, BLIND_TRIES = 25_000, 6_000  # of a game in the slow search
+OPEN_TRIES, BLIND_TRIES = 20_000, 4_000  # of a game in the slow search
 ABSENT = 4  # scenes with nothing, beside those of the blind game
 SIDE = 4  # cells along an edge
 CELLS: list[Box] = [(250 * x, 250 * y, 250 * (x + 1), 250 * (y + 1)) for y in range(SIDE) for x in range(SIDE)]
