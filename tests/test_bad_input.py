@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from visual_rft import predict, train
+from visual_rft import policies, predict, train
 from visual_rft.models.loading import folder
 from visual_rft.models.policy import Policy, TokenScores
 
@@ -58,7 +58,7 @@ def test_a_folder_that_cannot_be_written_is_one_line_before_any_work(
     target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Captured
 ) -> None:
     (tmp_path / "file").write_text("mine")
-    monkeypatch.setattr(train.loading, "load", lambda *_: pytest.fail("loaded a model"))
+    monkeypatch.setattr(policies, "load", lambda *_: pytest.fail("loaded a model"))
     assert train.main([*SMALL, f"hydra.run.dir={tmp_path / target}"]) == 2
     out, err = capfd.readouterr()
     assert out == "" and err.startswith(str(tmp_path / target)) and err.count("\n") == 1
