@@ -101,8 +101,7 @@ def read_run(folder: Path) -> Run:
     except (ValueError, OverflowError) as error:
         raise ValueError(f"{file}: {error}, so this is not the summary of a training run; {REMEDY}") from error
     outcome = {f"summary.{key}": _plain(summary[key]) for key in OUTCOME if key in summary}
-    if "method" in summary:  # GRPO or supervised tuning
-        outcome["method"] = _plain(summary["method"])
+    outcome["method"] = _plain(summary.get("method", "grpo"))  # of a run from before there was another
     setting = {key: value for key, value in _config(folder / "config.yaml") if key not in CHANCE and not key.startswith(NOT_MATHEMATICS)}
     if setting.get("task.split", "null") != "null":
         setting = {key: value for key, value in setting.items() if key not in DRAWN}
