@@ -238,6 +238,12 @@ def look_alikes() -> Iterator[Case]:
         "pink prim\u00adrose",
         "\u202epink primrose",
         "pinkprimrose",
+        "ⓟⓘⓝⓚ ⓟⓡⓘⓜⓡⓞⓢⓔ",
+        "𝓅𝒾𝓃𝓀 primrose",
+        "ᵖink primrose",
+        "ｐｉｎｋ primrose",
+        "pink primrose…",
+        "pink primrose . . . .",
     ):
         yield FLOWER, FLOWER.says(name)
     yield CAR, CAR.says("Аudi S4 Sedan 2012")

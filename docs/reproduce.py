@@ -97,7 +97,8 @@ def command(line: Line) -> str:
     if line.table == 8 and line.row != "base":
         words.append(f"task.presence={runs}_base/answers_presence.jsonl")
     if line.row == "sft":
-        words.append("task.thinking=false" if tested else "reasoning=none")
+        words += ["task.thinking=false"] if tested else ["reasoning=none"]
+        words += ["confidence=1"] if line.table in (3, 4, 5, 7) and not tested else []
     if (line.table, line.row) == (8, "base") or (line.table in (6, 7) and not tested):
         words.append(f"hydra.run.dir={runs}_{line.row}")
     return " ".join(words)

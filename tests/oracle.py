@@ -97,8 +97,8 @@ def worth(found: Sequence[tuple[Box, float]], true: Sequence[Box]) -> float:
 
 
 def plain(name: str) -> str:
-    """A name without its punctuation, whatever its case."""
-    return re.sub(r"[\W_]+", " ", unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())).strip()
+    """A name in lower case, one space for what stands between its words, without one stop at its end."""
+    return re.sub(r"[\s_\u002d\u2010-\u2015]+", " ", unicodedata.normalize("NFC", name.casefold())).strip().removesuffix(".").strip()
 
 
 def is_name(body: str) -> bool:

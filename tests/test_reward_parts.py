@@ -123,15 +123,25 @@ def test_overlong_falls_evenly_over_its_buffer(tokens: int, paid: float) -> None
 
 @pytest.mark.parametrize(
     ("thinking", "paid"),
-    [("", 0), ("a b", 0), ("a b c", 0), ("a b c d e", 0), ("A b a b a b", -2 / 4), ("no no no no no", -2 / 3), (" no\nno " * 500, 1 / 998 - 1)],
+    [
+        ("", 0),
+        ("a b", 0),
+        ("a b c", 0),
+        ("a b c d e", 0),
+        ("A b a b a b", -2 / 4),
+        ("no,no,no.no no", -2 / 3),
+        (" no\nno " * 500, 1 / 998 - 1),
+    ],
 )
 def test_repetition_counts_runs_of_words_said_before(thinking: str, paid: float) -> None:
     text = completion(thinking, "[]")
     assert repetition(Attempt(text, DetectionAnswer(()), DetectionTruth(())), words=3) == pytest.approx(paid)
 
 
-def test_without_thinking_the_whole_text_is_looked_at() -> None:
-    assert repetition(Attempt("go go go go", Refusal(Reason.NO_THINK), DetectionTruth(())), words=1) == -3 / 4
+def test_without_thinking_nothing_is_repeated() -> None:
+    """Boxes of one confidence, one after the other, are none."""
+    boxes = completion(None, detection_answer(sure(CAT, NEAR, FAR)))
+    assert repetition(Attempt(boxes, Refusal(Reason.NO_THINK), DetectionTruth(())), words=3) == 0
 
 
 @pytest.mark.parametrize("text", ["", "<think>", "</think>", "a</think>", "<think></think>", "<answer>x</answer>"])
@@ -160,7 +170,21 @@ def test_what_cannot_be_scored_is_said(part: Any, of: Attempt, line: str) -> Non
 
 # ---- how they are chosen
 
-MINE = "def mine(one, *, least):\n    return float(len(one.thinking.split()) >= least)\n\n\ndef nan(one):\n    return float('nan')\n\n\nbroken = 3\n"
+MINE = """
+def mine(one, *, least):
+    return float(len(one.thinking.split()) >= least)
+
+
+def nan(one):
+    return float("nan")
+
+
+def huge(one):
+    return 10**400
+
+
+broken = 3
+"""
 ANSWER = {"completion": completion("two words", detection_answer(sure(CAT))), "solution": "[{'Position': [100, 200, 300, 400], 'Confidence': 1}]"}
 
 
@@ -168,6 +192,8 @@ ANSWER = {"completion": completion("two words", detection_answer(sure(CAT))), "s
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with rewards of a user's, in which the tests run."""
     (tmp_path / "own_rewards.py").write_text(MINE)
+    (tmp_path / "half_a_module.py").write_text("def f(one:\n")
+    (tmp_path / "needs_another.py").write_text("import another_one\n")
     (tmp_path / "said.jsonl").write_text(json.dumps(ANSWER | {"tokens": 90}) + "\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -211,11 +237,11 @@ def test_a_schedule_is_scored_where_it_stands(mine: Path, capfd: pytest.CaptureF
         (["+rewards.parts.iou={_target_: own_rewards.mine, least: 1}"], "rewards.parts.iou: rewards.family=strict has a part of this name"),
         (
             ["+rewards.parts.x={_target_: nowhere_at_all.f}"],
-            "rewards.parts.x._target_=nowhere_at_all.f: No module named 'nowhere_at_all'",
+            "rewards.parts.x._target_=nowhere_at_all.f: ModuleNotFoundError: No module named 'nowhere_at_all'; a module is",
         ),
         (
             ["+rewards.parts.x={_target_: own_rewards.f}"],
-            "rewards.parts.x._target_=own_rewards.f: module 'own_rewards' has no attribute 'f'",
+            "rewards.parts.x._target_=own_rewards.f: AttributeError: module 'own_rewards' has no attribute 'f'; mend",
         ),
         (
             ["+rewards.parts.x={_target_: own_rewards.broken}"],
@@ -224,7 +250,10 @@ def test_a_schedule_is_scored_where_it_stands(mine: Path, capfd: pytest.CaptureF
         (["+rewards.parts.x={_target_: own_rewards.mine}"], "rewards.parts.x: own_rewards.mine is called with an attempt and no arguments"),
         (["+rewards.parts.x={_target_: own_rewards.mine, most: 1}"], "rewards.parts.x: own_rewards.mine is called with an attempt and most"),
         (["+rewards.parts.x=3"], "rewards.parts.x: must be {_target_: module.function, …}"),
-        (["+rewards.parts.x={_target_: own_rewards.nan}"], "said.jsonl, line 1: rewards.parts.x: must be a finite number for every completion"),
+        (["+rewards.parts.x={_target_: own_rewards.nan}"], "said.jsonl, line 1: rewards.parts.x: must be a finite number of at most 1e+06 for every"),
+        (["+rewards.parts.x={_target_: own_rewards.huge}"], "rewards.parts.x: must be a finite number of at most 1e+06 for every completion"),
+        (["+rewards.parts.x={_target_: half_a_module.f}"], "rewards.parts.x._target_=half_a_module.f: SyntaxError: "),
+        (["+rewards.parts.x={_target_: needs_another.f}"], "needs_another.f: ModuleNotFoundError: No module named 'another_one'; mend it"),
         (["progress=1.5"], "progress=1.5: must lie in 0..1"),
         (["rewards=brief", "rewards.parts.overlong.buffer=0"], "said.jsonl, line 1: rewards.parts.overlong: buffer=0: must lie in 1..longest=96"),
     ],
@@ -262,10 +291,18 @@ def test_a_part_of_ones_own_trains_from_outside_the_package(mine: Path) -> None:
     assert "reward/mine" in json.loads((mine / "run/metrics.jsonl").read_text().splitlines()[-1])
 
 
+def test_one_that_fails_is_named(mine: Path) -> None:
+    """With the traceback that its author needs."""
+    (mine / "own_failing.py").write_text("def f(one):\n    return {}['no such key']\n")
+    command = [sys.executable, "-m", "visual_rft.score", "completions=said.jsonl", "+rewards.parts.x={_target_: own_failing.f}"]
+    ended = subprocess.run(command, cwd=mine, capture_output=True, text=True)
+    assert ended.returncode == 1 and "KeyError: 'no such key'" in ended.stderr and "rewards.parts.x cannot score" in ended.stderr
+
+
 def test_a_reward_that_cannot_score_is_refused_before_the_run_is_begun(mine: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = mine / "run"
     assert train.main([*SMALL, "+rewards.parts.x={_target_: own_rewards.nan}", f"hydra.run.dir={folder}"]) == 2
-    assert "rewards.parts.x: must be a finite number for every completion, and is nan" in capfd.readouterr().err
+    assert "rewards.parts.x: must be a finite number of at most 1e+06 for every completion, and is nan" in capfd.readouterr().err
     assert not folder.exists()
 
 

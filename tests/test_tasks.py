@@ -11,6 +11,7 @@ from numpy.random import default_rng
 from PIL import Image
 
 from visual_rft import workload
+from visual_rft.boxes import iou_matrix
 from visual_rft.frames import Box, Contract, Frame, Norm1000, Original, Resized, Speaks
 from visual_rft.images import AnnotatedImage, Annotation, ImageSet, Instruction, StoredImage
 from visual_rft.parsing import parse_classification, parse_detection, parse_grounding
@@ -390,3 +391,15 @@ def test_thinking_says_where_the_centres_lie_in_the_order_of_the_boxes() -> None
 def test_impossible_options_are_refused_by_name(change: dict[str, object], line: str) -> None:
     with pytest.raises(ValueError, match=line):
         replace(DETECTION, **change)  # type: ignore[arg-type]
+
+
+def test_a_box_is_scored_by_the_label_and_not_by_its_truth_in_whole_numbers() -> None:
+    """A small object in a large image: thousandths of 4,000 pixels are four pixels wide."""
+    large = AnnotatedImage(StoredImage.of(1, Image.new("RGB", (4000, 3000))), (), (Instruction("it", (1001, 1001, 6, 6), "phrase"),))
+    asked = [grounding.example(large, large.instructions[0], STYLE)]
+    exam = grounding.exam(GROUNDING, asked, data_of(large))
+    (x1, y1, x2, y2) = asked[0].truth.boxes[0]
+    said = completion("I look.", f"({x1:g},{y1:g}),({x2:g},{y2:g})")
+    drawn, label = ((4 * x1, 3 * y1, 4 * x2, 3 * y2)), (1001, 1001, 1007, 1007)
+    assert scores(GROUNDING, exam, [said])["mIoU"] == pytest.approx(100 * iou_matrix([drawn], [label])[0, 0])
+    assert scores(GROUNDING, exam, [said])["mIoU"] < 60

@@ -115,15 +115,18 @@ def parse_grounding(text: str, contract: Contract = CONTRACT) -> GroundingAnswer
 
 @lru_cache(maxsize=8192)  # a table of aliases is looked through for every answer
 def normalised_name(text: str) -> str:
-    """A name without what spelling may vary: in NFKC and case-folded, one space for each run of white space, underscores and hyphens, no stop."""
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    return _BETWEEN_WORDS.sub(" ", folded).rstrip(" .").lstrip(" ")
+    """A name without what spelling may vary: case-folded, one space for each run of white space, underscores and hyphens, no stop at its end.
+
+    In NFC, where an accent is part of its letter: not in NFKC, in which a circled or a mathematical letter is the letter.
+    """
+    spaced = _BETWEEN_WORDS.sub(" ", unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())).strip(" ")
+    return spaced.removesuffix(".").rstrip(" ")
 
 
 def canonical_name(text: str, aliases: Mapping[str, str]) -> str:
     """The normalised name of the class that a name means; `aliases` maps further names to that of their class, whatever the spelling of either."""
     name = normalised_name(text)
-    return normalised_name({normalised_name(alias): of_class for alias, of_class in aliases.items()}.get(name, name))
+    return {normalised_name(alias): normalised_name(of_class) for alias, of_class in aliases.items()}.get(name, name)
 
 
 def _read(text: str, contract: Contract, reader: Callable[[str, Frame], Read]) -> Read | Refusal:
@@ -165,7 +168,7 @@ def _says_nothing(character: str) -> bool:
 def _class_answer(body: str, _: Frame) -> ClassAnswer:
     if not _NAME.fullmatch(body):
         raise Refused(Refusal(Reason.NOT_A_NAME, body[:_DETAIL]))
-    if all(map(_says_nothing, normalised_name(body))):
+    if all(map(_says_nothing, unicodedata.normalize("NFKC", normalised_name(body)))):
         raise Refused(Refusal(Reason.EMPTY_ANSWER, body[:_DETAIL]))
     return ClassAnswer(body)
 

@@ -1,12 +1,12 @@
 """What a run works on: a task, the examples it is trained on, the exam it is tested with."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from visual_rft.boxes import convert, whole, xyxy_to_xywh
 from visual_rft.frames import NORM1000, Contract, Frame, Original, Speaks
-from visual_rft.images import AnnotatedImage, Annotation, ImageSet
+from visual_rft.images import AnnotatedImage, Annotation, ImageSet, StoredImage
 from visual_rft.rewards.options import RewardOptions
 from visual_rft.seeding import Role, stream
 from visual_rft.sources import class_folders, coco, conversations, digits, fine_grained, lisa, rows
@@ -96,8 +96,9 @@ def exam_of(options: TaskOptions, found: ImageSet | RowSet, speaks: Speaks, find
     elif (present := getattr(options, "present", Present.ground_truth)) is not Present.ground_truth:
         raise ValueError(f"task.present={present}: rows of image, problem and solution ask what they ask; leave it at ground_truth")
     else:
-        asked = _of_rows(task(options, RewardOptions()), _apart(found.rows), found, style, findings or Findings())
-        exam = kind.exam(options, _some(asked, found.place), _labelled(asked, found.place))
+        apart = _apart(found.rows)
+        asked = _of_rows(task(options, RewardOptions()), apart, found, style, findings or Findings())
+        exam = kind.exam(options, _some(asked, found.place), _labelled(asked, found, {row.id: row for row in apart}, task(options, RewardOptions())))
     file = options.presence if isinstance(options, detection.DetectionOptions) else None
     if file is None or exam.screening is None:
         return exam
@@ -140,12 +141,17 @@ def _of_rows(of: Task, rows: Sequence[Row], found: RowSet, style: Style, finding
 def _row_example(of: Task, row: Row, found: RowSet, style: Style) -> Example:
     """The question of a row. Raises ValueError for a solution that is none."""
     image = row.images[-1]
-    written: Frame = Original(*image.size) if found.in_pixels else NORM1000
+    written = _written(image, found)
     contract = style.contract(image) if found.as_spoken else Contract(written, style.thinking)
     truth = restated(of.solution(row.solution, Contract(written)), written, contract.frame)
     question = found.words(row.problem, style.wording, contract) if found.words else row.problem
     subject = row.category or ("" if isinstance(truth, ClassTruth) else "object")  # of a name the image alone says what it is about
     return Example(row.id, row.images, subject, question, truth, contract, reasoning_in(row.solution))
+
+
+def _written(image: StoredImage, found: RowSet) -> Frame:
+    """What the numbers of a solution count."""
+    return Original(*image.size) if found.in_pixels else NORM1000
 
 
 def restated(truth: Truth, of: Frame, to: Frame) -> Truth:
@@ -164,15 +170,16 @@ def _apart(rows: Sequence[Row]) -> list[Row]:
     ]
 
 
-def _labelled(asked: Sequence[Example], place: str) -> ImageSet:
-    """The truths of rows, as labels of their images."""
+def _labelled(asked: Sequence[Example], found: RowSet, rows: Mapping[str, Row], of: Task) -> ImageSet:
+    """What rows say is true, as they say it, as labels of their images."""
     images = []
     for example in asked:
-        image = example.asked_about
-        pixels = xyxy_to_xywh(convert(example.truth.boxes, of=example.contract.frame, to=Original(*image.size))).tolist()
+        image, written = example.asked_about, _written(example.asked_about, found)
+        boxes = of.solution(rows[example.id].solution, Contract(written)).boxes
+        pixels = xyxy_to_xywh(convert(boxes, of=written, to=Original(*image.size))).tolist()
         images.append(AnnotatedImage(image, tuple(Annotation(example.subject, (x, y, w, h)) for x, y, w, h in pixels)))
     names = sorted({example.subject for example in asked} - {""})
-    return ImageSet(images, {name: number for number, name in enumerate(names, start=1)}, place)
+    return ImageSet(images, {name: number for number, name in enumerate(names, start=1)}, found.place)
 
 
 def _choose_detection(options: detection.DetectionOptions, data: ImageSet) -> Pairs:

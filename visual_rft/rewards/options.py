@@ -54,9 +54,10 @@ def further_parts(options: RewardOptions, family: Iterable[str]) -> dict[str, Pa
 def _part(key: str, *, _target_: str, **arguments: Any) -> Part:
     try:
         function = resolve_name(_target_)
-    except (ImportError, AttributeError, ValueError) as error:
-        where = "a module is found from the working directory, on PYTHONPATH, or where it is installed"
-        raise ValueError(f"{key}.{TARGET}={_target_}: {error}; {where}") from error
+    except Exception as error:  # whatever a user's module raises while it is imported
+        missing = isinstance(error, ModuleNotFoundError) and error.name is not None and f"{_target_}.".startswith(f"{error.name}.")
+        remedy = "a module is found from the working directory, on PYTHONPATH, or where it is installed" if missing else "mend it"
+        raise ValueError(f"{key}.{TARGET}={_target_}: {type(error).__name__}: {error}; {remedy}") from error
     if not callable(function):
         raise ValueError(f"{key}.{TARGET}={_target_}: must be a function of an attempt (visual_rft.vocabulary.Attempt)")
     try:
@@ -71,5 +72,6 @@ def weigh(parts: Iterable[str], weights: Mapping[str, float]) -> dict[str, float
     names = list(parts)
     unknown = sorted(set(weights) - set(names))
     if unknown:
-        raise ValueError(f"rewards.weights.{unknown[0]}: this task has no such reward part; its parts are {', '.join(names)}")
+        known = f"its parts are {', '.join(names)}"
+        raise ValueError(f"rewards.weights.{unknown[0]}: this task has no such reward part; {known}; choose other rewards, or weigh one of these")
     return {name: weights.get(name, 1.0) for name in names}

@@ -7,6 +7,7 @@ Axes: N predicted boxes, M true ones.
 """
 
 import math
+import re
 from collections.abc import Callable, Sequence
 
 from visual_rft.boxes import Floats, giou_matrix, iou_matrix, match
@@ -41,17 +42,15 @@ def overlong(one: Attempt, *, longest: int, buffer: int) -> float:
         raise ValueError(f"buffer={buffer}: must lie in 1..longest={longest} tokens")
     if one.tokens is None:
         raise ValueError("the length in tokens is not known; give each line of completions its `tokens`")
-    return -min(max(one.tokens - (longest - buffer), 0) / buffer, 1.0)
+    return 0.0 - min(max(one.tokens - (longest - buffer), 0) / buffer, 1.0)
 
 
 def repetition(one: Attempt, *, words: int) -> float:
-    """Minus the share of runs of so many `words` that were said before, in -1..0, as VLM-R1 counts them (after Yeo et al. 2025, arXiv 2502.03373).
-
-    Box after box of an answer is no repetition: what counts is the thinking, or the whole text where there is none. ValueError below one word.
-    """
+    """Minus the share of runs of so many `words` of the thinking that were said before, in -1..0, as VLM-R1 counts them in the whole text (after Yeo
+    et al. 2025, arXiv 2502.03373): box after box of an answer is no repetition. ValueError below one word."""
     if words < 1:
         raise ValueError(f"words={words}: must be at least 1")
-    said = (one.thinking or one.text).lower().split()
+    said = re.findall(r"\w+", one.thinking.lower())
     runs = [tuple(said[i : i + words]) for i in range(len(said) - words + 1)]
     return len(set(runs)) / len(runs) - 1.0 if runs else 0.0
 

@@ -3,13 +3,12 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
 
 import numpy as np
 from numpy.random import Generator
 
 from visual_rft.boxes import convert, whole, xywh_to_xyxy
-from visual_rft.frames import Original
+from visual_rft.frames import Box, Original
 from visual_rft.images import AnnotatedImage, ImageSet, Instruction, Outline
 from visual_rft.metrics.grounding import grounding_scores
 from visual_rft.metrics.masks import Masks, mask_scores, paint
@@ -42,10 +41,13 @@ def task(_: GroundingOptions, rewards: RewardOptions) -> Task:
 def exam(_: GroundingOptions, asked: Sequence[Example], data: ImageSet) -> Exam:
     """What is asked, and what answers are worth: mIoU, and the share of boxes with an IoU of 0.5 or more; of masks, where the data have an outline of
     all that is asked about, their gIoU and cIoU."""
+    boxes = {(image.id, one.text): one.bbox_xywh for image in data.images for one in image.instructions}
+    boxes |= {(image.id, one.category): one.bbox_xywh for image in data.images if not image.instructions for one in image.annotations}
+    exact = [boxes[question.asked_about.id, question.subject] for question in asked]
     outlines = {(image.id, one.text): one.outline for image in data.images for one in image.instructions}
     truths = [outlines.get((question.asked_about.id, question.subject)) for question in asked]
     outlined = [truth for truth in truths if truth is not None]
-    return Exam(asked, partial(measure, asked), masks=partial(mask_measure, asked, outlined) if len(outlined) == len(truths) else None)
+    return Exam(asked, partial(measure, asked, exact), masks=partial(mask_measure, asked, outlined) if len(outlined) == len(truths) else None)
 
 
 def questions(images: Sequence[AnnotatedImage], rng: Generator, style: Style) -> list[Example]:
@@ -53,9 +55,17 @@ def questions(images: Sequence[AnnotatedImage], rng: Generator, style: Style) ->
     return [example(image, choose(image, rng), style) for image in images]
 
 
-def measure(asked: Sequence[Example], answers: Sequence[GroundingAnswer | Refusal]) -> Scores:
-    """mIoU, and the share of boxes with an IoU of 0.5 or more."""
-    return grounding_scores([cast(GroundingTruth, e.truth) for e in asked], answers)
+def measure(asked: Sequence[Example], exact_xywh: Sequence[Box], answers: Sequence[GroundingAnswer | Refusal]) -> Scores:
+    """mIoU, and the share of boxes with an IoU of 0.5 or more, with the boxes as the data label them: the truths of the questions are in whole
+    numbers of the frame that the model speaks."""
+    truths = [GroundingTruth((x, y, x + w, y + h)) for x, y, w, h in exact_xywh]
+    found = [one if isinstance(one, Refusal) else GroundingAnswer(_in_pixels(question, one)) for question, one in zip(asked, answers, strict=True)]
+    return grounding_scores(truths, found)
+
+
+def _in_pixels(question: Example, answer: GroundingAnswer) -> Box:
+    ((x1, y1, x2, y2),) = convert([answer.box], of=question.contract.frame, to=Original(*question.asked_about.size)).tolist()
+    return x1, y1, x2, y2
 
 
 def mask_measure(
@@ -70,8 +80,7 @@ def mask_measure(
             if isinstance(answer, Refusal):
                 yield wanted, np.zeros(wanted.shape, dtype=np.bool_)
                 continue
-            ((x1, y1, x2, y2),) = convert([answer.box], of=question.contract.frame, to=Original(*image.size)).tolist()
-            yield wanted, segment(image, (x1, y1, x2, y2))
+            yield wanted, segment(image, _in_pixels(question, answer))
 
     return mask_scores(pairs())
 

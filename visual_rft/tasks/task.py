@@ -3,8 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from math import isfinite
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,7 @@ import numpy.typing as npt
 
 from visual_rft.frames import CONTRACT, Box, Contract, Speaks
 from visual_rft.images import StoredImage
-from visual_rft.rewards.options import Part, RewardOptions, further_parts, weigh
+from visual_rft.rewards.options import GREATEST, Part, RewardOptions, further_parts, weigh
 from visual_rft.tasks.wording import Style, Wording
 from visual_rft.vocabulary import Answer, Attempt, Example, Reason, Refusal, Reward, Scores, Truth
 
@@ -106,11 +104,14 @@ class Task:
 
 def _number(name: str, part: Part, attempt: Attempt) -> float:
     try:
-        value: object = part(attempt)
+        value: Any = part(attempt)
     except ValueError as error:
         raise ValueError(f"rewards.parts.{name}: {error}") from error
-    if not (isinstance(value, Real) and isfinite(value)):
-        raise ValueError(f"rewards.parts.{name}: must be a finite number for every completion, and is {value!r} for {attempt.text[:60]!r}")
+    except Exception as error:
+        raise RuntimeError(f"rewards.parts.{name} cannot score {attempt.text[:60]!r}") from error
+    if not (isinstance(value, int | float | np.floating) and bool(-GREATEST <= value <= GREATEST)):
+        most = f"a finite number of at most {GREATEST:g}"
+        raise ValueError(f"rewards.parts.{name}: must be {most} for every completion, and is {value!r:.60} for {attempt.text[:60]!r}")
     return float(value)
 
 
