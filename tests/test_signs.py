@@ -1,12 +1,18 @@
 """What a run's metrics warn of: `pytest tests/test_signs.py`."""
 
+import io
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from visual_rft.journal import Watch, Written
+from visual_rft.tracking.console import Console
+from visual_rft.tracking.loggers import NoLogger
+from visual_rft.tracking.runfolder import RunFolder
 from visual_rft.tracking.signs import LONG_WINDOW, PATIENCE, WINDOW, Sign, signs, signs_at_the_end
 
 HEALTHY = {
@@ -31,7 +37,7 @@ HEALTHY = {
 TURNS = 12  # the step from which on a run of the tests goes wrong
 
 
-def run(steps: int = 60, **wrong: float) -> list[dict[str, Any]]:
+def run(steps: int = 60, /, **wrong: float) -> list[dict[str, Any]]:
     """A run that learns: its parts rise evenly; from step TURNS on what is `wrong` (reward_mean for reward/mean) holds in place of it."""
     lines: list[dict[str, Any]] = [{"step": 0, "eval/AP": 8.0}]
     replaced = {name.replace("_", "/", 1): value for name, value in wrong.items()}
@@ -85,6 +91,7 @@ def test_what_is_not_measured_is_no_sign(key: str) -> None:
     for wrong, _ in WRONG.values():
         without = [{name: value for name, value in line.items() if name != key} for line in run(**wrong)]
         assert len(signs(without)) <= 1
+        assert signs([line | {key: None} for line in run(**wrong)]) == signs([line | {key: math.inf} for line in run(**wrong)])  # null in a file
     assert signs([{"step": step, "loss/nll": 1.0, "policy/skipped_steps": 0.0} for step in range(60)]) == []
 
 
@@ -95,7 +102,7 @@ def test_cheating_is_seen_in_what_cannot_be_read() -> None:
 
 
 def test_form_alone_shows_when_there_was_time_to_learn_more() -> None:
-    still = [line | ({} if line["step"] == 0 else {"reward/iou": 0.1}) for line in run(steps=PATIENCE)]
+    still = [line | ({} if line["step"] == 0 else {"reward/iou": 0.1}) for line in run(PATIENCE)]
     assert names(signs(still[:-1])) == [] and [(sign.name, sign.step) for sign in signs(still)] == [("form_alone", PATIENCE)]
 
 
@@ -117,8 +124,30 @@ def test_skipped_updates_are_counted_over_the_last_steps() -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.dictionaries(st.sampled_from(sorted(HEALTHY)), st.floats() | st.just(math.nan)), max_size=30))
-def test_any_numbers_are_looked_at(lines: list[dict[str, float]]) -> None:
+@given(st.lists(st.dictionaries(st.sampled_from(sorted(HEALTHY)), st.none() | st.floats()), max_size=30))
+def test_any_numbers_are_looked_at(lines: list[dict[str, Any]]) -> None:
     numbered = [{"step": step} | line for step, line in enumerate(lines)]
     found = signs(numbered)
     assert len(set(names(found))) == len(found) and all(WINDOW <= sign.step <= len(lines) for sign in found)
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_run_is_told_each_sign_once_however_often_it_was_interrupted(name: str) -> None:
+    """Step by step what the whole run shows; one that goes on does not repeat what was said before it stopped."""
+    lines = run(**WRONG[name][0])
+    for stopped in (0, 1, TURNS + 2, 40):
+        watch, said = Watch(lines[:stopped]), signs(lines[:stopped])
+        for line in lines[stopped:]:
+            said += watch.after(line["step"], {key: value for key, value in line.items() if key != "step"})
+        assert said == signs(lines)
+
+
+def test_the_console_says_a_sign_on_a_line_of_its_own(tmp_path: Path) -> None:
+    told = io.StringIO()
+    folder = RunFolder.create(tmp_path / "run", "", {})
+    journal = Written(folder, NoLogger(), Console(60, file=told, clock=lambda: 0.0), Watch(()))
+    for line in run(loss_kl=3.0):
+        journal.metrics(line["step"], {key: value for key, value in line.items() if key != "step"})
+    said = [line for line in told.getvalue().splitlines() if "KL" in line]
+    assert said == [str(sign) for sign in signs(folder.metrics())] and len(said) == 1
+    assert said[0].startswith("step 16: the policy runs away from the base model: KL 3.00 nats a token; ask for a smaller model.learning_rate")

@@ -7,6 +7,7 @@ supervised runs have no reward.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from statistics import median
 from typing import Any
 
@@ -44,6 +45,9 @@ class Sign:
     text: str
     remedy: str
 
+    def __str__(self) -> str:
+        return f"step {self.step}: {self.text}; {self.remedy}"
+
 
 @dataclass(frozen=True)
 class _Seen:
@@ -53,15 +57,18 @@ class _Seen:
 
     def now(self, key: str, window: int = WINDOW) -> list[float]:
         """The last values; none where one of the steps lacks it."""
-        last = self.lines[-window:]
-        return [line[key] for line in last] if len(last) == window and all(key in line for line in last) else []
+        return _values(self.lines[-window:], key, window)
 
     def change(self, key: str) -> tuple[float, float] | None:
         """(at the beginning, now): medians of as many steps, which do not overlap."""
-        first = self.lines[:WINDOW]
-        if len(self.lines) < 2 * WINDOW or not all(key in line for line in first) or not (last := self.now(key)):
-            return None
-        return median(line[key] for line in first), median(last)
+        first, last = _values(self.lines[:WINDOW], key, WINDOW), self.now(key)
+        return (median(first), median(last)) if first and last and len(self.lines) >= 2 * WINDOW else None
+
+
+def _values(lines: Sequence[Line], key: str, count: int) -> list[float]:
+    """So many, or none: a number that was not finite is null in a file."""
+    found = [line[key] for line in lines if line.get(key) is not None and isfinite(line[key])]
+    return found if len(found) == count else []
 
 
 Found = tuple[str, str] | None  # text, remedy
@@ -104,7 +111,8 @@ def _refusals(seen: _Seen) -> dict[str, float]:
     """Share of all completions by reason, over the last steps."""
     last = seen.lines[-LONG_WINDOW:]
     reasons = sorted({key for line in last for key in line if key.startswith("refused/")})
-    return {key.removeprefix("refused/"): sum(line.get(key, 0.0) for line in last) / len(last) for key in reasons}
+    shares = {key.removeprefix("refused/"): sum(sum(_values([line], key, 1)) for line in last) / len(last) for key in reasons}
+    return {reason: share for reason, share in shares.items() if share}
 
 
 def _groups_equal(seen: _Seen) -> Found:
