@@ -29,7 +29,7 @@ from visual_rft.distributed import Preempted, interruptible
 from visual_rft.evaluation import Evaluation, evaluate, gallery, judge, outcome, until
 from visual_rft.hardware import HardwareOptions
 from visual_rft.inference import answer
-from visual_rft.journal import Journal, Written
+from visual_rft.journal import Journal, Watch, Written
 from visual_rft.loop import Loop, Step
 from visual_rft.masking import with_masks
 from visual_rft.models import loading
@@ -193,7 +193,7 @@ def told(job: Job[Config], folder: RunFolder, method: str) -> Iterator[Journal]:
     c = job.config
     logger = open_logger(c.logger, folder=folder.path, name=f"{c.task.name} {method} seed {c.seed}", config=job.plain)
     with Console(c.steps) as console:
-        yield Written(folder, logger, console)
+        yield Written(folder, logger, console, Watch(folder.metrics()))
 
 
 def examine(
