@@ -10,24 +10,21 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
 from visual_rft.algorithm import Advantage, AlgorithmOptions
 from visual_rft.frames import Contract
 from visual_rft.hardware import HardwareOptions
-from visual_rft.images import StoredImage
 from visual_rft.inference import Asked, prepare, sample_groups
 from visual_rft.learner import Update, Work
 from visual_rft.losses import Aggregation, KlOptions
-from visual_rft.measurements import batch_metrics
 from visual_rft.models.policy import Policy, TokenScores
 from visual_rft.models.processor import Pixels, Processor
 from visual_rft.parsing import parse_detection
 from visual_rft.policies import Models
 from visual_rft.tasks.task import Task
 from visual_rft.trainer import GrpoStep, Trainer
-from visual_rft.vocabulary import Completion, DetectionTruth, Example, Group, Reason, Refusal, Reward, Truth
+from visual_rft.vocabulary import DetectionTruth, Example, Reason, Refusal, Reward, Truth
 
 OPTIONS = AlgorithmOptions(group_size=4, max_completion_tokens=6)
 HARDWARE = HardwareOptions(threads=1, tokens_per_micro_batch=200, decoded_together=8)
@@ -169,27 +166,6 @@ def test_a_batch_stops_at_its_first_bad_update(untrained: tuple[Policy, Processo
     monkeypatch.setattr(trainer.learner, "update", lambda *_: next(updates))
     done = trainer.learner.updates(Work(Asked((), Pixels(torch.empty(0, 1), torch.empty(0, 3))), (), (), torch.empty(0)), 0.0)
     assert [update.fault() is None for update in done] == [True, False] and "the gradient's norm is inf" in str(done[-1].fault())
-
-
-def test_batch_metrics_by_hand() -> None:
-    def completion(length: int, finished: bool) -> Completion:
-        return Completion(torch.zeros(length, dtype=torch.int64), torch.zeros(length), "", finished)
-
-    good, bad = Reward({"iou": 1.0}, None, None), Reward({"iou": 0.0}, None, Refusal(Reason.NO_THINK))
-    example = Example("0", (StoredImage.of(0, Image.new("RGB", (8, 8))),), "", "", DetectionTruth(()))
-    groups = [Group(example, (completion(3, True), completion(5, False))), Group(example, (completion(2, True), completion(2, True)))]
-    metrics = batch_metrics(groups, [[good, bad], [good, good]], torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
-    assert metrics == pytest.approx(
-        {
-            "reward/mean": 0.75,
-            "reward/std": 0.5**0.5 / 2,
-            "reward/zero_std_fraction": 0.5,
-            "reward/iou": 0.75,
-            "refused/no_think": 0.25,
-            "completion/length_mean": 3.0,
-            "completion/truncated_fraction": 0.25,
-        }
-    )
 
 
 def test_no_reference_is_held_without_kl(untrained: tuple[Policy, Processor], ragged: list[Example]) -> None:

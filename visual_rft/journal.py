@@ -12,6 +12,7 @@ from visual_rft.tracking.loggers import Logger
 from visual_rft.tracking.pictures import Picture
 from visual_rft.tracking.report import Report, write_report
 from visual_rft.tracking.runfolder import RunFolder
+from visual_rft.tracking.signs import Sign, signs, signs_at_the_end
 from visual_rft.vocabulary import Example
 
 
@@ -38,6 +39,21 @@ class Journal:
         return nullcontext(lambda _: None)
 
 
+class Watch:
+    """Finds each sign of a run once, when it appears; `lines` are of the steps that were taken before, whose signs were said."""
+
+    def __init__(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        self._lines = list(lines)
+        self._said = {sign.name for sign in signs(lines)}
+
+    def after(self, step: int, metrics: Mapping[str, float]) -> list[Sign]:
+        """The signs that this step is the first to show."""
+        self._lines.append({"step": step, **metrics})
+        new = [sign for sign in signs_at_the_end(self._lines) if sign.name not in self._said]
+        self._said |= {sign.name for sign in new}
+        return new
+
+
 @dataclass(frozen=True)
 class Written(Journal):
     """The first rank's."""
@@ -45,6 +61,7 @@ class Written(Journal):
     folder: RunFolder
     logger: Logger
     console: Console
+    watch: Watch
 
     def rollouts(self, step: Step) -> None:
         if records := step.records():
@@ -58,6 +75,8 @@ class Written(Journal):
         self.folder.log_metrics(step, metrics)
         self.logger.log_metrics(step, metrics)
         self.console.step(step, metrics)
+        for sign in self.watch.after(step, metrics):
+            self.say(str(sign))
 
     def answers(self, name: str, questions: Sequence[Example], evaluation: Evaluation) -> None:
         if evaluation.screened:

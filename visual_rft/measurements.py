@@ -16,13 +16,14 @@ from torch.nn.utils.rnn import pad_sequence
 
 from visual_rft.advantages import zero_std_fraction
 from visual_rft.models.policy import TokenScores
-from visual_rft.vocabulary import Group, Reward
+from visual_rft.vocabulary import DetectionAnswer, Group, Reward, thinking
 
 GAP = "rollout/trainer_logprob_gap"
 
 
 def batch_metrics(groups: Sequence[Group], rewards_PG: Sequence[Sequence[Reward]], totals_PG: Tensor) -> dict[str, float]:
-    """Rewards, their parts, refusals and lengths of one step. `reward/std` is the mean of the groups' standard deviations."""
+    """Rewards, their parts, refusals, lengths and answers of one step. `reward/std` is the mean of the groups' standard deviations;
+    `answer/unreadable_fraction` counts what the contract refuses, whatever the reward pays for it."""
     rewards = [reward for row in rewards_PG for reward in row]
     completions = [c for group in groups for c in group.completions]
     parts = {f"reward/{name}": sum(r.parts[name] for r in rewards) / len(rewards) for name in rewards[0].parts}
@@ -35,6 +36,37 @@ def batch_metrics(groups: Sequence[Group], rewards_PG: Sequence[Sequence[Reward]
         **{f"refused/{reason}": count / len(rewards) for reason, count in refusals.items()},
         "completion/length_mean": sum(len(c.tokens_T) for c in completions) / len(completions),
         "completion/truncated_fraction": sum(not c.finished for c in completions) / len(completions),
+        **_thinking(groups),
+        "answer/unreadable_fraction": sum(r.answer is None for r in rewards) / len(rewards),
+        **_boxes(groups, rewards_PG),
+    }
+
+
+def _thinking(groups: Sequence[Group]) -> dict[str, float]:
+    """Words of thinking, those with a letter or a digit in them, where it is asked for."""
+    words = [
+        sum(any(map(str.isalnum, word)) for word in thinking(c.text).split()) for g in groups if g.example.contract.thinking for c in g.completions
+    ]
+    return {"completion/thinking_words_mean": sum(words) / len(words)} if words else {}
+
+
+def _boxes(groups: Sequence[Group], rewards_PG: Sequence[Sequence[Reward]]) -> dict[str, float]:
+    """How many boxes a readable answer of detection draws, and how many are there; the share of such answers that say `No Objects`, and of those for
+    which that is right. Nothing where there is no such answer."""
+    pairs = [
+        (len(reward.answer.boxes), len(group.example.truth.boxes))
+        for group, rewards in zip(groups, rewards_PG, strict=True)
+        for reward in rewards
+        if isinstance(reward.answer, DetectionAnswer)
+    ]
+    if not pairs:
+        return {}
+    drawn, true = zip(*pairs, strict=True)
+    return {
+        "answer/boxes_mean": sum(drawn) / len(pairs),
+        "truth/boxes_mean": sum(true) / len(pairs),
+        "answer/empty_fraction": drawn.count(0) / len(pairs),
+        "truth/empty_fraction": true.count(0) / len(pairs),
     }
 
 

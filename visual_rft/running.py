@@ -29,7 +29,7 @@ from visual_rft.distributed import Preempted, interruptible
 from visual_rft.evaluation import Evaluation, evaluate, gallery, judge, outcome, until
 from visual_rft.hardware import HardwareOptions
 from visual_rft.inference import answer
-from visual_rft.journal import Journal, Written
+from visual_rft.journal import Journal, Watch, Written
 from visual_rft.loop import Loop, Step
 from visual_rft.masking import with_masks
 from visual_rft.models import loading
@@ -195,7 +195,7 @@ def told(job: Job[Config], folder: RunFolder, method: str) -> Iterator[Journal]:
     shown = Shown(name, method, job.sweep, job.plain | {"environment": folder.environment()})
     logger = open_logger(c.logger, folder=folder.path, shown=shown)
     with Console(c.steps) as console:
-        yield Written(folder, logger, console)
+        yield Written(folder, logger, console, Watch(folder.metrics()))
 
 
 def examine(

@@ -162,6 +162,12 @@ class GroundingTruth:
 Truth = DetectionTruth | ClassTruth | GroundingTruth
 
 
+def thinking(text: str) -> str:
+    """What stands between the think tags of a completion; empty where they are not a pair."""
+    before, closed, _ = text.partition("</think>")
+    return before.partition("<think>")[2].strip() if closed else ""
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """What a reward may look at: the text of a completion, the answer it was parsed to or the refusal, the truth, the contract, its length in
@@ -178,8 +184,7 @@ class Attempt:
     @property
     def thinking(self) -> str:
         """What stands between the think tags; empty where they are not a pair."""
-        before, closed, _ = self.text.partition("</think>")
-        return before.partition("<think>")[2].strip() if closed else ""
+        return thinking(self.text)
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,11 @@ class RunFolder:
 
     def seconds(self) -> float:
         """What the steps in `metrics.jsonl` took."""
-        return sum(line.get("time/step", 0.0) for line in self._lines("metrics.jsonl"))
+        return sum(line.get("time/step", 0.0) for line in self.metrics())
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of `metrics.jsonl` so far."""
+        return self._lines("metrics.jsonl")
 
     def _lines(self, name: str) -> list[dict[str, Any]]:
         """The lines of a log; without the last one if a crash of the machine left it in half. ValueError for another that cannot be read."""
