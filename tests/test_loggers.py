@@ -4,6 +4,7 @@ A fake stands for wandb where it must fail in a chosen way; the real one writes 
 """
 
 import errno
+import io
 import json
 import logging
 import os
@@ -14,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -26,9 +27,14 @@ from visual_rft.boxes import iou_matrix
 from visual_rft.config import conf_folder
 from visual_rft.frames import Resized
 from visual_rft.images import StoredImage
+from visual_rft.journal import Watch, Written
+from visual_rft.loop import Step
 from visual_rft.tracking import wandb_logger, wandb_media
+from visual_rft.tracking.console import Console
 from visual_rft.tracking.loggers import Logger, LoggerOptions, NoLogger, Shown, TensorBoardOptions, WandbOptions, open_logger
 from visual_rft.tracking.pictures import Picture, group_pictures
+from visual_rft.tracking.runfolder import RunFolder
+from visual_rft.tracking.signs import Sign
 from visual_rft.vocabulary import (
     ClassAnswer,
     ClassTruth,
@@ -412,6 +418,24 @@ def test_boxes_where_there_are_none_overlap_nothing(tmp_path: Path, fake: Callab
     opened(tmp_path).log_gallery(0, [Picture(Image.new("RGB", (8, 8)), "", DetectionTruth(()), {"answer": GroundingAnswer(box)}, {})])
     (drawn,) = module.rows[0]["gallery/000"]["boxes"]["answer"]["box_data"]
     assert drawn["box_caption"] == "IoU 0.00", "a grounding answer has no confidence"
+
+
+def test_the_journal_tells_a_logger_what_it_tells_the_folder(tmp_path: Path, fake: Callable[..., FakeWandb]) -> None:
+    module = fake()
+    sign = Sign("stuck", 1, "nobody is paid", "look at the refusals")
+    watch = SimpleNamespace(after=lambda step, _: [sign] if step == 1 else [])
+    step = SimpleNamespace(
+        number=1, records=lambda: RECORDS, pictures=pictures, skipped=None, groups=[SimpleNamespace(example=SimpleNamespace(question="where?"))]
+    )
+    with Console(2, file=io.StringIO()) as console:
+        journal = Written(RunFolder.create(tmp_path, "", {}), opened(tmp_path), console, cast(Watch, watch))
+        for number in (1, 2):
+            journal.rollouts(cast(Step, SimpleNamespace(**{**vars(step), "number": number})))
+            journal.metrics(number, METRICS)
+    assert [(row["step"], "rollouts/table" in row) for row in module.rows] == [(1, True), (1, False), (1, False), (2, True), (2, False), (2, False)]
+    assert [row[2] for row in module.rows[0]["rollouts/table"]["data"]] == ["where?", "where?"]
+    assert module.alerts == [("stuck at step 1", "nobody is paid; look at the refusals", "WARN")]
+    assert len((tmp_path / "rollouts.jsonl").read_text().splitlines()) == 4
 
 
 # --- a run goes on whatever happens ---

@@ -77,6 +77,7 @@ class Written(Journal):
         self.console.step(step, metrics)
         for sign in self.watch.after(step, metrics):
             self.say(str(sign))
+            self.logger.log_sign(sign.step, sign.name, f"{sign.text}; {sign.remedy}")
 
     def answers(self, name: str, questions: Sequence[Example], evaluation: Evaluation) -> None:
         if evaluation.screened:

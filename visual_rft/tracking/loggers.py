@@ -3,7 +3,6 @@
 A logger never stops a run: what it cannot write or send it loses, with one line of warning. The run folder holds the same numbers.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from visual_rft.tracking.pictures import Picture
+from visual_rft.tracking.runfolder import RunFolder
 
 NOT_IN_A_PROJECT = r"/\#?%:"
 
@@ -142,7 +142,7 @@ class Unbroken:
 
 def open_logger(options: LoggerOptions, *, folder: Path, shown: Shown) -> Logger:
     """The logger that the options ask for. It writes its files under the run's `folder`, and goes on where the run is gone on with."""
-    earlier = _earlier_steps(folder)
+    earlier = RunFolder(folder).metrics()
     logger: Logger | None = None
     # Imported here: each takes a second, and only who asks for it waits.
     if isinstance(options, WandbOptions):
@@ -155,9 +155,3 @@ def open_logger(options: LoggerOptions, *, folder: Path, shown: Shown) -> Logger
 
         logger = tensorboard_logger.open_tensorboard(folder, earlier[-1]["step"] + 1 if earlier else 0, shown.config)
     return Unbroken(logger, earlier) if logger else NoLogger()
-
-
-def _earlier_steps(folder: Path) -> list[dict[str, Any]]:
-    """What `metrics.jsonl` holds when the run is gone on with: whole lines, up to the step that it goes on from."""
-    file = folder / "metrics.jsonl"
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
