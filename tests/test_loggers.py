@@ -532,7 +532,7 @@ def test_without_a_key_a_run_is_offline_in_its_folder(tmp_path: Path, capfd: pyt
         runs = sorted((folder / "wandb").glob("offline-run-*"))
         assert out == "" and len(runs) == job
         line = "wandb: no API key is configured (wandb login, or WANDB_API_KEY): this run is logged offline; send it later with: wandb sync "
-        assert err in [f"{line}'{run}'\n" for run in runs]
+        assert err == f"{line}'{folder / 'wandb'}'\n", "every part of it"
 
     assert len({run.name.rpartition("-")[2] for run in runs}) == 1, "what goes on in a folder is one run"
     log = next(runs[0].glob("*.wandb")).read_bytes()

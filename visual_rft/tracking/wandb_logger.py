@@ -97,7 +97,9 @@ class WandbLogger:
     """Shows a run as a section a metric's first word, all over `step`."""
 
     def __init__(self, run: wandb.Run, folder: Path, rollouts_every: int, rollout_images: int) -> None:
-        self.url, self.sync = run.url, f"wandb sync {quote(str(Path(run.dir).parent))}"
+        mine = Path(run.dir).parent
+        # Offline, each interruption leaves a part of the run in a folder of its own: all of them are sent, in order.
+        self.url, self.sync = run.url, f"wandb sync {quote(str(mine if run.url else mine.parent))}"
         self._run, self._rollouts_every, self._rollout_images = run, rollouts_every, rollout_images
         self._begins = run.starting_step  # of what the server has of a run that was interrupted
         self._defined: set[str] = set()
