@@ -5,6 +5,7 @@ Its own reader reads what was written; a fake writer fails where it must. No ser
 
 import errno
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from visual_rft.frames import Resized
 from visual_rft.tracking import loggers
 from visual_rft.tracking.loggers import Logger, NoLogger, Shown, TensorBoardOptions, open_logger
 from visual_rft.tracking.pictures import Picture
-from visual_rft.tracking.tensorboard_logger import GAP, side_by_side, summary_markdown
+from visual_rft.tracking.tensorboard_logger import COLUMNS, GAP, side_by_side, summary_markdown
 from visual_rft.vocabulary import ClassAnswer, ClassTruth, Detection, DetectionAnswer, DetectionTruth, Reason, Refusal
 
 METRICS = {"reward/mean": 0.25, "loss/kl": 1e-17, "refused/no_think": 0.5}
@@ -83,11 +84,21 @@ def test_a_step_is_on_the_disk_before_the_next(tmp_path: Path) -> None:
 def test_words_are_pages_that_markdown_leaves_alone(tmp_path: Path) -> None:
     a_whole_run(opened(tmp_path))
     found = read(tmp_path)
-    assert text(found, "gallery/000") == "    where? *&#55296;*\n    before: refused, no_think"
+    words = "    where? *&#55296;*\n    before: refused, no_think"
+    assert text(found, "gallery/words") == f"    000\n{words}\n\n    001\n{words}"
     assert text(found, "signs/stuck") == "    <b>what</b> to do"
     assert all(line.startswith("    ") for line in text(found, "config").splitlines())
-    assert "revision: 1a2b" in text(found, "config") and "train: 3c4d" in text(found, "config")
+    assert text(found, "config").splitlines()[:4] == ["    steps: 2", "    environment:", "      git:", "        revision: 1a2b"]
     assert text(found, "summary") == summary_markdown(SUMMARY)
+
+
+def test_long_words_are_broken_and_none_is_lost(tmp_path: Path) -> None:
+    question = " ".join(["word"] * 100)
+    logger = opened(tmp_path)
+    logger.log_gallery(1, [replace(PICTURE, question=question)])
+    logger.finish(SUMMARY)
+    page = text(read(tmp_path), "gallery/words")
+    assert max(map(len, page.splitlines())) <= 4 + COLUMNS and page.split()[1:101] == ["word"] * 100
 
 
 def test_the_summary_is_the_scores_the_classes_and_the_rest() -> None:
@@ -155,7 +166,7 @@ def test_a_run_that_goes_on_shows_each_step_once_as_it_was_taken_last(tmp_path: 
 FULL_DISK = OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize(("call", "lost"), [("add_scalar", 2), ("flush", 2), ("add_image", 2), ("add_text", 5), ("close", 1)])
+@pytest.mark.parametrize(("call", "lost"), [("add_scalar", 2), ("flush", 2), ("add_image", 2), ("add_text", 4), ("close", 1)])
 def test_a_call_that_fails_is_one_line_and_a_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], call: str, lost: int
 ) -> None:
@@ -167,7 +178,7 @@ def test_a_call_that_fails_is_one_line_and_a_count(
     out, err = capfd.readouterr()
     warning, count = err.splitlines()
     assert out == "" and warning == f"tensorboard: {FULL_DISK}; the run goes on and {tmp_path} holds all the same"
-    assert count == f"tensorboard: at least {lost} of 8 entries were lost; {tmp_path} holds all of them"
+    assert count == f"tensorboard: at least {lost} of 9 entries were lost; {tmp_path} holds all of them"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a system without /dev/full")

@@ -3,7 +3,9 @@
 import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +22,7 @@ from visual_rft.tracking.drawing import draw_answer
 from visual_rft.tracking.pictures import Picture, labels
 from visual_rft.vocabulary import Refusal
 
+COLUMNS = 120  # of text
 GAP = 8  # pixels between two drawings of an image
 LONGEST_SIDE = 512  # pixels of an image in the gallery: event files hold every one as a PNG
 
@@ -85,7 +88,10 @@ class TensorBoardLogger:
 
     def log_gallery(self, step: int, pictures: Sequence[Picture]) -> None:
         for place, picture in enumerate(pictures):
-            self._guarded(lambda name=f"gallery/{place:03d}", picture=picture: self._add_picture(step, name, picture))  # type: ignore[misc]
+            self._guarded(partial(self._add_picture, step, f"gallery/{place:03d}", picture))
+        if pictures:
+            words = (line for place, picture in enumerate(pictures) for line in (f"{place:03d}", *picture.words(), ""))
+            self.log_text("gallery/words", _as_it_is("\n".join(words)), step)
 
     def log_sign(self, step: int, name: str, text: str) -> None:
         self.log_text(f"signs/{name}", _as_it_is(text), step)
@@ -106,7 +112,6 @@ class TensorBoardLogger:
 
     def _add_picture(self, step: int, name: str, picture: Picture) -> None:
         self._writer.add_image(name, np.asarray(side_by_side(picture)), step, dataformats="HWC")
-        self._writer.add_text(name, _as_it_is(encodable("\n".join(picture.words()))), step)
 
 
 def side_by_side(picture: Picture) -> Image:
@@ -146,5 +151,6 @@ def _table(first: str, rows: Sequence[Sequence[str]]) -> str:
 
 
 def _as_it_is(text: str) -> str:
-    """Lines that Markdown leaves alone: model text is no Markdown, and no HTML."""
-    return "\n".join(f"    {line}" for line in text.splitlines())
+    """Lines that Markdown leaves alone: model text is no Markdown, and no HTML. Long ones are broken, since the page does not."""
+    lines = (part for line in text.splitlines() for part in wrap(line, COLUMNS, subsequent_indent="  ", drop_whitespace=False) or [""])
+    return "\n".join(f"    {line}".rstrip() for line in lines)
