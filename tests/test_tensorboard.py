@@ -184,7 +184,11 @@ def test_a_call_that_fails_is_one_line_and_a_count(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a system without /dev/full")
-def test_a_full_disk_is_met_by_the_writers_thread_and_told_in_a_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_is_met_by_the_writers_thread_and_told_in_a_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracebacks: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", tracebacks.append)
     logger = opened(tmp_path)
     (event_file,) = (tmp_path / "tensorboard").iterdir()
     event_file.unlink()
@@ -193,7 +197,11 @@ def test_a_full_disk_is_met_by_the_writers_thread_and_told_in_a_line(tmp_path: P
     out, err = capfd.readouterr()
     warning, count = err.splitlines()
     assert out == "" and warning.startswith("tensorboard: [Errno 28] No space left on device")
-    assert count.startswith("tensorboard: at least ")
+    assert count.startswith("tensorboard: at least ") and tracebacks == []
+    other = threading.Thread(target=lambda: 1 / 0)
+    other.start()
+    other.join()
+    assert len(tracebacks) == 1, "those of other threads are seen"
 
 
 def test_where_nothing_can_be_written_the_run_starts_without(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
