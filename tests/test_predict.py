@@ -8,7 +8,7 @@ import pytest
 from knobs import unread_keys
 from PIL import Image, ImageChops
 
-from visual_rft import predict
+from visual_rft import looking, predict
 from visual_rft.config import keys
 from visual_rft.frames import Resized
 from visual_rft.predict import PredictConfig, main
@@ -38,10 +38,10 @@ def says(monkeypatch: pytest.MonkeyPatch) -> Any:
     def says(text: str) -> list[str]:
         def answer(policy: object, processor: object, examples: Any, **_: object) -> Any:
             asked.extend(example.question for example in examples)
-            return iter([(0, Completion(None, None, text, True))])  # type: ignore[arg-type]
+            return ((number, Completion(None, None, text, True)) for number in reversed(range(len(examples))))  # type: ignore[arg-type]
 
         monkeypatch.setattr(predict.loading, "load", lambda options, machine: (None, None))
-        monkeypatch.setattr(predict, "answer", answer)
+        monkeypatch.setattr(looking, "answer", answer)
         return asked
 
     return says
@@ -147,7 +147,7 @@ WANTS = "fsod_digits wants category=… (zero, one, two"
 REFUSED = {
     "no image": (["category=one"], "image: must be given, image=…"),
     "absent image": (["image=absent.png", "category=one"], "absent.png: No such file or directory; give a whole image file"),
-    "a folder": (["image=..", "category=one"], "..: Is a directory"),
+    "a folder": (["image=..", "category=one"], "image=..: no image file in this folder; name a file, a folder of images or a pattern"),
     "not an image": (["image=text.png", "category=one"], "text.png: not an image, or a damaged one; give a whole image file"),
     "truncated": (["image=cut.png", "category=one"], "cut.png: not an image, or a damaged one"),
     "empty file": (["image=empty.png", "category=one"], "empty.png: not an image, or a damaged one"),

@@ -37,7 +37,7 @@ HEALTHY = {
 TURNS = 12  # the step from which on a run of the tests goes wrong
 
 
-def run(steps: int = 60, /, **wrong: float) -> list[dict[str, Any]]:
+def run(steps: int = 30, /, **wrong: float) -> list[dict[str, Any]]:
     """A run that learns: its parts rise evenly; from step TURNS on what is `wrong` (reward_mean for reward/mean) holds in place of it."""
     lines: list[dict[str, Any]] = [{"step": 0, "eval/AP": 8.0}]
     replaced = {name.replace("_", "/", 1): value for name, value in wrong.items()}
@@ -65,8 +65,8 @@ WRONG: dict[str, tuple[dict[str, float], str]] = {
     "entropy_collapse": ({"policy_entropy": 0.001}, "entropy 0.800 nats at the beginning, 0.001 now"),
     "thinking_gone": ({"completion_thinking_words_mean": 0.0}, 'the thinking is reduced to "…": 3.0 words at the beginning'),
     "empty_answers": ({"answer_empty_fraction": 0.6}, "and right for 10%; 10% at the beginning"),
-    "more_boxes": ({"answer_boxes_mean": 4.0}, "the model adds boxes: "),
-    "hacking": ({"reward_mean": 2.5, "reward_iou": 0.1}, "and iou falls, 0.41 to "),
+    "more_boxes": ({"answer_boxes_mean": 4.0}, "boxes where there are none, as of one that cheats: "),
+    "hacking": ({"reward_mean": 2.5, "reward_iou": 0.1}, "and iou falls, 0.42 to "),
 }
 
 
@@ -81,9 +81,9 @@ def test_each_fault_shows_its_own_sign_once_with_a_remedy(name: str) -> None:
 @pytest.mark.parametrize("name", WRONG)
 def test_one_odd_step_is_no_sign_and_nor_is_a_fault_that_was_always_there(name: str) -> None:
     odd, fine = run(**WRONG[name][0]), run()
-    assert signs([*fine[:30], odd[30], *fine[31:]]) == []
+    assert signs([*fine[:20], odd[20], *fine[21:]]) == []
     if name not in ("reward_stuck", "groups_equal", "truncated", "kl_runaway"):  # which say of themselves how much is too much
-        assert signs([{"step": step, **{key: odd[30][key] for key in HEALTHY}} for step in range(1, PATIENCE)]) == []
+        assert signs([{"step": step, **{key: odd[20][key] for key in HEALTHY}} for step in range(1, PATIENCE)]) == []
 
 
 @pytest.mark.parametrize("key", HEALTHY)
@@ -117,7 +117,7 @@ def test_stuck_says_what_to_do_for_each_cause() -> None:
 
 
 def test_skipped_updates_are_counted_over_the_last_steps() -> None:
-    lines = run()
+    lines = run(60)
     for line in lines[1:]:
         line["policy/skipped_steps"] = float(line["step"] >= 30) + 2.0 * (line["step"] >= 50)
     assert [(sign.name, sign.step) for sign in signs(lines)] == [("skipped", 50)]
@@ -135,7 +135,7 @@ def test_any_numbers_are_looked_at(lines: list[dict[str, Any]]) -> None:
 def test_a_run_is_told_each_sign_once_however_often_it_was_interrupted(name: str) -> None:
     """Step by step what the whole run shows; one that goes on does not repeat what was said before it stopped."""
     lines = run(**WRONG[name][0])
-    for stopped in (0, 1, TURNS + 2, 40):
+    for stopped in (0, 1, TURNS + 2, 25):
         watch, said = Watch(lines[:stopped]), signs(lines[:stopped])
         for line in lines[stopped:]:
             said += watch.after(line["step"], {key: value for key, value in line.items() if key != "step"})

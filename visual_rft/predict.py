@@ -1,49 +1,47 @@
-"""Ask a model one question about one image: the answer as JSON on stdout, its boxes drawn in a PNG.
+"""Ask a model one question about images: each answer as a line of JSON on stdout, its boxes drawn in a PNG.
 
     python -m visual_rft.predict image=scene.png category=seven
     python -m visual_rft.predict image=scene.png task=grounding_digits prompt='the leftmost even digit'
     python -m visual_rft.predict image=scene.png task=cls_digits model.path=outputs/…/checkpoints/step_000060 out=seen.png
+    python -m visual_rft.predict image=photos category=seven out=seen
+    python -m visual_rft.predict image='photos/*.jpg' category=seven compare=outputs/…
 
 `task` picks the kind of question: detection asks for a `category`, grounding for what a `prompt` points at, classification needs neither. With
 any but grounding a `prompt` is a whole question of your own, asked as it is; the answer may then be a list of boxes, one box, or the task's.
+
+`image` is a file, a folder (its images, not those of folders in it) or a pattern (`**` for folders at any depth). Of several, those that cannot be
+opened are named and left out, and the exit code is then 2. `compare` asks a second model, too, and draws both answers side by side.
 """
 
 import json
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import ClassVar
 
 from omegaconf import MISSING
 
 from visual_rft import hardware, workload
-from visual_rft.boxes import convert
 from visual_rft.config import Job, start
-from visual_rft.frames import Box, Contract, Frame, Original
-from visual_rft.hardware import HardwareOptions
+from visual_rft.hardware import HardwareOptions, Machine
 from visual_rft.images import StoredImage
-from visual_rft.inference import answer
+from visual_rft.looking import Put, Question, Said, answers
 from visual_rft.models import loading
 from visual_rft.models.loading import ModelOptions
-from visual_rft.parsing import parse_detection, parse_grounding
-from visual_rft.rewards.options import RewardOptions
+from visual_rft.policies import of_run
 from visual_rft.rollout.options import DecodingOptions
-from visual_rft.sources.image_file import read_image
-from visual_rft.tasks import classification, detection, grounding
+from visual_rft.sources.image_file import WHOLE, read_image, stored_file
+from visual_rft.sources.named_images import named_images, pictures
 from visual_rft.tasks.meant import SHOTS, TRAINING, MeantFor
 from visual_rft.tasks.task import TaskOptions
-from visual_rft.tasks.wording import classification_question, detection_question, grounding_question
-from visual_rft.tracking.drawing import draw_answer, save_png
-from visual_rft.vocabulary import Answer, DetectionTruth, Example, Refusal
-
-Parser = Callable[[str, Contract], Answer | Refusal]
+from visual_rft.tracking.drawing import save_png, side_by_side
 
 
 @dataclass
 class PredictConfig(MeantFor):
-    """`out` is the PNG to write; without it, <name of the image>_answer.png in the current folder."""
+    """`out` is the PNG to write, without it <name of the image>_answer.png in the current folder; of a folder or a pattern, the folder of those PNGs,
+    without it `answers`. `compare` is the folder of a run or of a model."""
 
     unread_keys: ClassVar[tuple[str, ...]] = (
         *SHOTS,
@@ -55,11 +53,12 @@ class PredictConfig(MeantFor):
         "task.segmenter",
         *TRAINING,
     )
-    unread_keys += ("hardware.decoded_together", "hardware.workers")
+    unread_keys += ("hardware.workers",)
     image: str = MISSING
     category: str | None = None
     prompt: str | None = None
     out: str | None = None
+    compare: str | None = None
     model: ModelOptions = MISSING
     task: TaskOptions = MISSING
     hardware: HardwareOptions = MISSING
@@ -68,87 +67,66 @@ class PredictConfig(MeantFor):
 
 
 def run(job: Job[PredictConfig]) -> None:
-    """From an image and a question to the answer, on stdout and drawn."""
+    """From images and a question to the answers, on stdout and drawn. Raises ValueError at the end when images were left out."""
     c = job.config
-    image = read_image(Path(c.image).expanduser())
-    stored = StoredImage.of(0, image)
-    contract = c.task.style(loading.speaks(c.model)).contract(stored)
-    subject, question, parsers = ask(c.task, contract, c.category, c.prompt)
-    out = _checked(Path(c.out).expanduser() if c.out else Path(f"{Path(c.image).stem}_answer.png"), Path(c.image).expanduser())
-    policy, processor = loading.load(c.model, hardware.prepare(c.hardware, c.seed))
-    asked = Example("", (stored,), subject, question, DetectionTruth(()), contract)
-    ((_, completion),) = answer(policy, processor, [asked], max_tokens=c.algorithm.max_completion_tokens, together=1, workers=0)
-    said = read(completion.text, contract, parsers)
-    boxes = [] if isinstance(said, Refusal) else _labelled(said, contract.frame, Original(*image.size), c.category or "")
-    caption = f"refused: {said.reason}" if isinstance(said, Refusal) else str(said)
+    found = named_images(c.image)
+    images, faults = _opened(found.files, alone=found.is_one)
+    question = Question(c.task, c.category, c.prompt)
+    models = [c.model, *([_compared(c)] if c.compare else [])]
+    asked = [[question.put(image, speaks) for image in images] for speaks in map(loading.speaks, models)]
+    outs = pictures(found, c.out)
+    machine = hardware.prepare(c.hardware, c.seed) if images else None
+    if machine:
+        sides = [_said(c, *side, machine) for side in zip(models, asked, strict=True)]
+        heads = [model.path if model is c.model else str(c.compare) for model in models]
+        for image, *said in zip(images, *map(list, sides[:-1]), sides[-1], strict=True):
+            _show(image, said, heads, outs[Path(image.name)])
+    if faults:
+        raise ValueError(f"{faults} of {len(found.files)} images {'was' if faults == 1 else 'were'} left out; each is named above")
+
+
+def _opened(files: Sequence[Path], *, alone: bool) -> tuple[list[StoredImage], int]:
+    """Those that are whole images, and how many are not, each of which is named on stderr. Raises ValueError for one that stands alone."""
+    images: list[StoredImage] = []
+    for number, file in enumerate(files):
+        try:
+            images.append(stored_file(number, file, str(file), read_image(file).size, WHOLE))
+        except ValueError as error:
+            if alone:
+                raise
+            print(f"left out: {error}", file=sys.stderr)
+    return images, len(files) - len(images)
+
+
+def _compared(c: PredictConfig) -> ModelOptions:
+    """The second model: what a run has made so far, or a model folder. Raises ValueError where there is neither."""
+    folder = Path(str(c.compare)).expanduser()
+    if (folder / "config.yaml").is_file() or (folder / "checkpoints").is_dir():
+        return of_run(folder).model
     try:
-        save_png(out, draw_answer(image, [box for box, _ in boxes], [label for _, label in boxes], caption))
+        loading.folder(str(c.compare))
+    except ValueError as error:
+        raise ValueError(f"compare={c.compare}: neither the folder of a run nor of a model; name one of them") from error
+    return replace(c.model, path=str(c.compare))
+
+
+def _said(c: PredictConfig, model: ModelOptions, asked: Sequence[Put], machine: Machine) -> Iterator[Said]:
+    """What one model says to all questions; it is loaded when the first is asked, and let go after the last."""
+    policy, processor = loading.load(model, machine)
+    yield from answers(policy, processor, asked, max_tokens=c.algorithm.max_completion_tokens, together=c.hardware.decoded_together)
+
+
+def _show(image: StoredImage, said: Sequence[Said], heads: Sequence[str], out: Path) -> None:
+    """One line on stdout, and one PNG."""
+    pixels = image.open()
+    drawn = [one.drawn(pixels) for one in said]
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        save_png(out, drawn[0] if len(said) == 1 else side_by_side(list(zip(heads, drawn, strict=True))))
     except OSError as error:
         raise ValueError(f"out={out}: {error.strerror}; name a file that can be written") from error
-    refused = str(said.reason) if isinstance(said, Refusal) else None
-    shown = {"boxes": [{"xyxy_pixels": list(box), "label": label} for box, label in boxes], "refused": refused, "picture": str(out)}
-    plain = None if isinstance(said, Refusal) else said.plain
-    print(json.dumps({"question": question, "completion": completion.text, "answer": plain} | shown))
-
-
-def ask(options: TaskOptions, contract: Contract, category: str | None, prompt: str | None) -> tuple[str, str, Sequence[Parser]]:
-    """What the question is about, the question, and how its answer may be read, the likeliest way last.
-
-    Raises ValueError when the task needs a key that is not there, or has no use for one that is.
-    """
-    own = workload.task(options, RewardOptions()).parse
-    for key, text in (("category", category), ("prompt", prompt)):
-        if text is not None and not text.strip():
-            raise ValueError(f"{key}: empty; say what is asked, or leave it out")
-    if category is not None and prompt is not None:
-        raise ValueError("category and prompt: two questions; give one of them")
-    if category is not None and not isinstance(options, detection.DetectionOptions):
-        raise ValueError(f"category={category}: {options.name} asks for no category; {_wanted(options)}")
-    if isinstance(options, grounding.GroundingOptions) and prompt is not None:
-        return prompt, grounding_question(prompt, options.wording, contract), (own,)
-    if prompt is not None:
-        return "", prompt, (parse_detection, parse_grounding, own)
-    if category is not None:
-        return category, detection_question(category, options.wording, contract), (own,)
-    if isinstance(options, classification.ClassificationOptions):
-        return "", classification_question(options.kind, options.wording, contract), (own,)
-    raise ValueError(f"nothing is asked: {_wanted(options)}")
-
-
-def _wanted(options: TaskOptions) -> str:
-    """What a task takes, as a remedy."""
-    match options:
-        case detection.DetectionOptions():
-            return f"{options.name} wants category=… ({', '.join(options.categories or ['any'])}), or a whole question of your own, prompt='…'"
-        case grounding.GroundingOptions():
-            return f"{options.name} wants what to point at, prompt='the leftmost …'"
-    return f"{options.name} needs the image alone, or takes a whole question of your own, prompt='…'"
-
-
-def read(text: str, contract: Contract, parsers: Sequence[Parser]) -> Answer | Refusal:
-    """The answer of the first parser that finds one, else the refusal of the last."""
-    said = [parse(text, contract) for parse in parsers]
-    return next((one for one in said if not isinstance(one, Refusal)), said[-1])
-
-
-def _labelled(said: Answer, spoken: Frame, pixels: Frame, name: str) -> list[tuple[Box, str]]:
-    """Each box in pixels of the image with what is written at it: what was asked for, and the confidence."""
-    boxes_N4 = convert(said.boxes, of=spoken, to=pixels).tolist()
-    return [((x1, y1, x2, y2), f"{name} {label}".strip()) for (x1, y1, x2, y2), label in zip(boxes_N4, said.labels, strict=True)]
-
-
-def _checked(out: Path, image: Path) -> Path:
-    """A PNG that can be written: what cannot should come out before the model is loaded. Raises ValueError."""
-    remedy = "name a file that can be written, out=….png"
-    if out.suffix.lower() != ".png" or out.is_dir():
-        raise ValueError(f"out={out}: must be the name of a PNG file; {remedy}")
-    if out.resolve() == image.resolve():
-        raise ValueError(f"out={out}: is the image itself; {remedy}")
-    try:
-        TemporaryFile(dir=out.parent).close()
-    except OSError as error:
-        raise ValueError(f"out={out}: {error.strerror}; {remedy}") from error
-    return out
+    compared = {"compared": said[1].plain} if len(said) > 1 else {}
+    print(json.dumps({"image": image.name} | said[0].plain | {"picture": str(out)} | compared), flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,6 +13,7 @@ from visual_rft.tracking.runfolder import write_atomically
 LEAST_SIDE = 512  # pixels of the longer side: smaller images are enlarged, so that boxes and labels can be read
 FONT_SIZE = 16
 LINE = 22  # pixels of height of a line of text
+GAP = 8  # pixels between pictures
 COLOURS = ("#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf")
 
 
@@ -35,6 +36,22 @@ def draw_answer(image: Image.Image, boxes_pixels: Sequence[Box], labels: Sequenc
             pen.text((x + 2, y + 1), text, "white", font)
     if caption:
         pen.text((2, height + 1), _printable(caption), "black", font)
+    return drawn
+
+
+def side_by_side(panels: Sequence[tuple[str, Image.Image]]) -> Image.Image:
+    """Pictures beside each other, each under its heading, of whose text the end is shown where it is too long. Takes any text."""
+    width = sum(picture.width for _, picture in panels) + GAP * (len(panels) - 1)
+    drawn = Image.new("RGB", (width, LINE + max(picture.height for _, picture in panels)), "white")
+    pen, font, left = ImageDraw.Draw(drawn), ImageFont.load_default(FONT_SIZE), 0
+    for heading, picture in panels:
+        text = whole = _printable(heading)
+        while pen.textlength(text, font) > picture.width - 4:
+            whole = whole[1:]
+            text = f"…{whole}"
+        pen.text((left + 2, 1), text, "black", font)
+        drawn.paste(picture, (left, LINE))
+        left += picture.width + GAP
     return drawn
 
 

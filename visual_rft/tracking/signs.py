@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 WINDOW = 5  # steps: medians of fewer, of 16 prompts each, wander by as much as the limits below
-LONG_WINDOW = 10  # steps, for what every run does for a while: nothing learned, nothing to learn
+LONG_WINDOW = 10  # steps, for what every run does for a while (nothing learned, nothing to learn) and what depends on which questions a step asks
 PATIENCE = 40  # steps before "has not moved" says anything: a healthy tiny run gains most of what it will in so many
 STUCK = 0.01  # of a reward of about 1 to 3: nobody is paid
 EQUAL = 0.98  # share of groups without spread: fewer than one of 48 teaches anything. Solved tasks hover at 0.75..0.9
@@ -24,7 +24,7 @@ THOUGHT, THOUGHTLESS = 2.0, 1.0  # words of thinking: what one needs to lose, an
 EMPTIER = 0.2  # by so much of all answers more `No Objects` than the truth has, and than at the beginning
 MORE_BOXES = 1.5  # boxes an answer to those of the truth, and by the same factor more than at the beginning
 UNREADABLE = 0.2  # by so much of all completions more without an answer than at the beginning
-GAIN = 0.25  # of the spread within groups: a reward of WINDOW steps that rose by so much did not by chance
+GAIN = 0.25  # of the spread within groups: a reward of LONG_WINDOW steps that rose by so much did not by chance
 LOSS = 0.8  # of what the task measures at the beginning
 FORM_ALONE = 0.95  # the format part once it is learned
 SKIPPED = 2  # updates in LONG_WINDOW steps: one overflow happens
@@ -59,10 +59,10 @@ class _Seen:
         """The last values; none where one of the steps lacks it."""
         return _values(self.lines[-window:], key, window)
 
-    def change(self, key: str) -> tuple[float, float] | None:
+    def change(self, key: str, window: int = WINDOW) -> tuple[float, float] | None:
         """(at the beginning, now): medians of as many steps, which do not overlap."""
-        first, last = _values(self.lines[:WINDOW], key, WINDOW), self.now(key)
-        return (median(first), median(last)) if first and last and len(self.lines) >= 2 * WINDOW else None
+        first, last = _values(self.lines[:window], key, window), self.now(key, window)
+        return (median(first), median(last)) if first and last and len(self.lines) >= 2 * window else None
 
 
 def _values(lines: Sequence[Line], key: str, count: int) -> list[float]:
@@ -85,7 +85,7 @@ def signs(metrics: Sequence[Line]) -> list[Sign]:
 
 def signs_at_the_end(metrics: Sequence[Line]) -> Iterator[Sign]:
     """The signs that the last step shows, whether or not an earlier one did."""
-    lines = [line for line in (*metrics[: WINDOW + 1], *metrics[WINDOW + 1 :][-PATIENCE:]) if line["step"] > 0]
+    lines = [line for line in (*metrics[: LONG_WINDOW + 1], *metrics[LONG_WINDOW + 1 :][-LONG_WINDOW:]) if line["step"] > 0]
     seen = _Seen(lines)
     for name, look in _SIGNS.items():
         if lines and (found := look(seen)):
@@ -177,7 +177,8 @@ def _empty_answers(seen: _Seen) -> Found:
     change, true = seen.change("answer/empty_fraction"), seen.now("truth/empty_fraction")
     if not change or not true or change[1] < max(change[0], median(true)) + EMPTIER:
         return None
-    text = f"`No Objects` is {change[1]:.0%} of the answers, and right for {median(true):.0%}; {change[0]:.0%} at the beginning"
+    right, began = f"right for {median(true):.0%}", f"{change[0]:.0%} at the beginning"
+    text = f"`No Objects` more than is true, as of one that cheats: {change[1]:.0%} of the answers, and {right}; {began}"
     return text, "it is paid too well: fewer task.negatives, and no reward for boxes that are missing"
 
 
@@ -185,21 +186,22 @@ def _more_boxes(seen: _Seen) -> Found:
     change, true = seen.change("answer/boxes_mean"), seen.now("truth/boxes_mean")
     if not change or not true or change[1] < MORE_BOXES * max(change[0], median(true)):
         return None
-    text = f"the model adds boxes: {change[1]:.1f} an answer, where there are {median(true):.1f}; {change[0]:.1f} at the beginning"
+    there, began = f"where there are {median(true):.1f}", f"{change[0]:.1f} at the beginning"
+    text = f"boxes where there are none, as of one that cheats: {change[1]:.1f} an answer, {there}; {began}"
     return text, "make an extra box cost what it takes: rewards=strict, and no part that pays for boxes or length"
 
 
 def _hacking(seen: _Seen) -> Found:
-    spread, reward = seen.change("reward/std"), seen.change("reward/mean")
+    spread, reward = seen.change("reward/std", LONG_WINDOW), seen.change("reward/mean", LONG_WINDOW)
     if not spread or not reward or reward[1] < reward[0] + GAIN * spread[0]:
         return None
     text = f"the reward rises, {reward[0]:.2f} to {reward[1]:.2f}, and"
     remedy = "read the best paid in rollouts.jsonl; rewards=strict closes the known holes"
     for key in MEASURED:
-        if (change := seen.change(key)) and change[1] < LOSS * change[0]:
+        if (change := seen.change(key, LONG_WINDOW)) and change[1] < min(LOSS * change[0], change[0] - STAND_STILL):
             part = key.removeprefix("reward/")
             return f"{text} {part} falls, {change[0]:.2f} to {change[1]:.2f}: something else is paid", f"{remedy}, and {part} must weigh more"
-    unreadable = seen.change("answer/unreadable_fraction")
+    unreadable = seen.change("answer/unreadable_fraction", LONG_WINDOW)
     if unreadable and unreadable[1] > unreadable[0] + UNREADABLE:
         return f"{text} ever more completions hold no answer, {unreadable[0]:.0%} to {unreadable[1]:.0%}: what cannot be read is paid", remedy
     return None
