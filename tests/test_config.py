@@ -247,6 +247,8 @@ def test_each_job_of_a_sweep_has_a_folder_named_after_it(conf: Path) -> None:
     assert [job.folder.name for job in jobs][:2] == ["0_model.path-_a_b_steps-1_task-digits", "1_model.path-_a_b_steps-1_task-coco"]
     assert {job.folder.parent.parent for job in jobs} == {Path.cwd() / "outputs/sweeps"}
     assert all(job.folder.is_dir() for job in jobs)
+    assert {job.sweep for job in jobs} == {jobs[0].folder.parent.name}
+    assert jobs_of("steps=1")[1][0].sweep is None
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
-"""The loggers never stop a run, and show what the run folder holds: `pytest tests/test_loggers.py`.
+"""The loggers never stop a run, and show what the run folder holds: `pytest tests/test_loggers.py`. TensorBoard: tests/test_tensorboard.py.
 
 A fake stands for wandb where it must fail in a chosen way; the real one writes offline into the test's own folder. No network.
 """
 
 import errno
+import io
 import json
 import logging
 import os
@@ -11,12 +12,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import torch
 import wandb
 from omegaconf import OmegaConf
 from PIL import Image
@@ -24,10 +26,29 @@ from PIL import Image
 from visual_rft.boxes import iou_matrix
 from visual_rft.config import conf_folder
 from visual_rft.frames import Resized
-from visual_rft.tracking import wandb_logger
-from visual_rft.tracking.loggers import Logger, LoggerOptions, NoLogger, WandbOptions, open_logger
-from visual_rft.tracking.pictures import Picture
-from visual_rft.vocabulary import ClassAnswer, ClassTruth, Detection, DetectionAnswer, DetectionTruth, GroundingAnswer, Reason, Refusal
+from visual_rft.images import StoredImage
+from visual_rft.journal import Watch, Written
+from visual_rft.loop import Step
+from visual_rft.tracking import wandb_logger, wandb_media
+from visual_rft.tracking.console import Console
+from visual_rft.tracking.loggers import Logger, LoggerOptions, NoLogger, Shown, TensorBoardOptions, WandbOptions, open_logger
+from visual_rft.tracking.pictures import Picture, group_pictures
+from visual_rft.tracking.runfolder import RunFolder
+from visual_rft.tracking.signs import Sign
+from visual_rft.vocabulary import (
+    ClassAnswer,
+    ClassTruth,
+    Completion,
+    Detection,
+    DetectionAnswer,
+    DetectionTruth,
+    Example,
+    GroundingAnswer,
+    Group,
+    Reason,
+    Refusal,
+    Reward,
+)
 
 METRICS = {"reward/mean": 0.1 + 0.2, "loss/kl": 1e-17, "refused/no_think": 0.0}
 RECORDS = [
@@ -51,7 +72,13 @@ PICTURES = [
     Picture(Image.new("RGB", (64, 48)), "where?\ud800", DetectionTruth(TRUTH), {"before": Refusal(Reason.NO_THINK), "after": FOUND}, {}),
     Picture(Image.new("RGB", (32, 16)), "what?", ClassTruth("seven"), {"before": ClassAnswer("six"), "after": DetectionAnswer(())}, {}),
 ]
-SUMMARY = {"metric": "AP", "before": 1.0, "after": 2.0, "evaluation_after": {"AP": 2.0, "refused": {}}}
+QUESTIONS = ["where?\ud800"]  # of the one group
+SUMMARY = {
+    "metric": "AP", "before": 1.0, "after": 2.0, "steps": 2,
+    "evaluation_before": {"AP": 1.0, "by category": {"six": 1.0}, "refused": {}},
+    "evaluation_after": {"AP": 2.0, "by category": {"six": 1.5, "seven": 2.5}, "refused": {}},
+}  # fmt: skip
+SHOWN = Shown("name", "grpo", None, {"steps": 2, "environment": {"git": {"revision": "1a2b"}, "data": {"train": "3c4d"}}})
 FULL_DISK = OSError(errno.ENOSPC, "No space left on device")
 DEAD_NETWORK = ConnectionError("connection refused\nand a second line")
 
@@ -71,19 +98,24 @@ def _at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     wandb.teardown()
 
 
-def options(rollouts_every: int = 1) -> WandbOptions:
-    return WandbOptions(report_images=2, project="project", group="group", rollouts_every=rollouts_every)
+def options(rollouts_every: int = 1, group: str | None = "group", rollout_images: int = 1) -> WandbOptions:
+    return WandbOptions(report_images=2, project="project", group=group, rollouts_every=rollouts_every, rollout_images=rollout_images)
 
 
 def opened(folder: Path, rollouts_every: int = 1) -> Logger:
-    return open_logger(options(rollouts_every), folder=folder, name="name", config={"steps": 2})
+    return open_logger(options(rollouts_every), folder=folder, shown=SHOWN)
+
+
+def pictures(count: int) -> list[Picture]:
+    return PICTURES[:count]
 
 
 def a_whole_run(logger: Logger) -> None:
     for step in (1, 2):
         logger.log_metrics(step, METRICS)
-        logger.log_rollouts(step, RECORDS)
+        logger.log_rollouts(step, RECORDS, QUESTIONS, pictures)
     logger.log_gallery(2, PICTURES)
+    logger.log_sign(2, "a sign", "what to do")
     logger.finish(SUMMARY)
 
 
@@ -98,6 +130,10 @@ class FakeWandb:
         self.session = SimpleNamespace(settings=SimpleNamespace(mode=mode))
         self.said: dict[str, Any] = {}
         self.metrics: list[tuple[str, dict[str, Any]]] = []
+        self.alerts: list[tuple[str, str, str]] = []
+        self.summary: dict[str, Any] = {}
+        self.starting_step = 0
+        self.plot = SimpleNamespace(bar=lambda table, *columns, title: {"bars of": (table, *columns), "title": title})
 
     def raise_if(self, name: str) -> None:
         if name in self.fails:
@@ -122,13 +158,20 @@ class FakeWandb:
         return SimpleNamespace(
             url=None if mode == "offline" else "https://host/run",
             dir=str(folder / "files"),
+            starting_step=self.starting_step,
             log=self.log,
-            summary=SimpleNamespace(update=lambda summary: self.raise_if("summary")),
+            summary=SimpleNamespace(update=self.update),
             finish=lambda: self.raise_if("finish"),
+            alert=lambda title, text, level: self.alerts.append((title, text, level)),
             define_metric=lambda name, **how: self.metrics.append((name, how)),
         )
 
-    def log(self, row: dict[str, Any]) -> None:
+    def update(self, summary: dict[str, Any]) -> None:
+        self.raise_if("summary")
+        self.summary |= summary
+
+    def log(self, row: dict[str, Any], step: int | None = None, commit: bool = True) -> None:
+        assert step in (None, row["step"]), "one row a step"
         self.raise_if("log")
         self.rows.append(row)
 
@@ -148,7 +191,8 @@ class FakeWandb:
 def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeWandb]:
     def install(**how: Any) -> FakeWandb:
         module = FakeWandb(**how)
-        monkeypatch.setattr(wandb_logger, "wandb", module)
+        for part in (wandb_logger, wandb_media):
+            monkeypatch.setattr(part, "wandb", module)
         return module
 
     return install
@@ -157,7 +201,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeWandb]:
 # --- options ---
 
 
-@pytest.mark.parametrize(("name", "schema"), [("none", LoggerOptions), ("wandb", WandbOptions)])
+@pytest.mark.parametrize(("name", "schema"), [("none", LoggerOptions), ("wandb", WandbOptions), ("tensorboard", TensorBoardOptions)])
 def test_conf_gives_every_option_and_no_other(name: str, schema: type[LoggerOptions]) -> None:
     given = OmegaConf.load(conf_folder("train") / "logger" / f"{name}.yaml")
     given.pop("defaults", None)
@@ -170,6 +214,7 @@ def test_conf_gives_every_option_and_no_other(name: str, schema: type[LoggerOpti
     [
         ({"report_images": -1}, "logger.report_images=-1"),
         ({"rollouts_every": -1}, "logger.rollouts_every=-1"),
+        ({"rollout_images": -1}, "logger.rollout_images=-1"),
         ({"project": ""}, "logger.project="),
         ({"project": "a/b"}, "logger.project=a/b"),
         ({"project": "a" * 129}, "logger.project=aaa"),
@@ -177,7 +222,7 @@ def test_conf_gives_every_option_and_no_other(name: str, schema: type[LoggerOpti
 )
 def test_an_impossible_option_is_refused_with_its_key(wrong: dict[str, Any], key: str) -> None:
     with pytest.raises(ValueError, match=key):
-        WandbOptions(**{"report_images": 0, "project": "p", "group": None, "rollouts_every": 0, **wrong})
+        WandbOptions(**{"report_images": 0, "project": "p", "group": None, "rollouts_every": 0, "rollout_images": 0, **wrong})
 
 
 # --- none ---
@@ -186,16 +231,16 @@ def test_an_impossible_option_is_refused_with_its_key(wrong: dict[str, Any], key
 def test_none_says_and_writes_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
-    logger = open_logger(LoggerOptions(report_images=2), folder=folder, name="name", config={})
+    logger = open_logger(LoggerOptions(report_images=2), folder=folder, shown=SHOWN)
     a_whole_run(logger)
     assert list(folder.iterdir()) == [] and capfd.readouterr() == ("", "")
 
 
-def test_none_does_not_import_wandb() -> None:
+def test_none_imports_neither_wandb_nor_tensorboard() -> None:
     code = (
-        "import sys; from pathlib import Path; from visual_rft.tracking.loggers import LoggerOptions, open_logger;"
-        "open_logger(LoggerOptions(0), folder=Path('.'), name='', config={}).finish({});"
-        "sys.exit('wandb' in sys.modules)"
+        "import sys; from pathlib import Path; from visual_rft.tracking.loggers import LoggerOptions, Shown, open_logger;"
+        "open_logger(LoggerOptions(0), folder=Path('.'), shown=Shown('', '', None, {})).finish({});"
+        "sys.exit('wandb' in sys.modules or 'tensorboard' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -208,21 +253,113 @@ def test_metrics_keep_their_names_and_stand_over_the_step(tmp_path: Path, fake: 
     logger = opened(tmp_path)
     logger.log_metrics(7, METRICS)
     assert module.rows == [{"step": 7, **METRICS}]
-    assert ("*", {"step_metric": "step"}) in module.metrics
-    assert {key: module.said[key] for key in ("project", "group", "name", "config")} == {
-        "project": "project", "group": "group", "name": "name", "config": {"steps": 2},
+    assert module.metrics[:2] == [("step", {"hidden": True}), ("*", {"step_metric": "step"})]
+    assert {key: module.said[key] for key in ("project", "group", "job_type", "name", "config")} == {
+        "project": "project", "group": "group", "job_type": "grpo", "name": "name", "config": SHOWN.config,
     }  # fmt: skip
+
+
+def test_the_table_of_runs_has_the_best_value_where_that_says_more_than_the_last(tmp_path: Path, fake: Callable[..., FakeWandb]) -> None:
+    module = fake()
+    logger = opened(tmp_path)
+    for step in (0, 1):
+        logger.log_metrics(step, {**METRICS, "eval/AP": 1.0})
+    assert module.metrics[2:] == [(name, {"step_metric": "step", "summary": "last,max"}) for name in ("reward/mean", "eval/AP")], "once each"
+
+
+@pytest.mark.parametrize(("group", "sweep", "shown"), [(None, None, None), (None, "2026-11-27", "2026-11-27"), ("mine", "2026-11-27", "mine")])
+def test_the_jobs_of_a_sweep_are_a_group(
+    tmp_path: Path, fake: Callable[..., FakeWandb], group: str | None, sweep: str | None, shown: str | None
+) -> None:
+    module = fake()
+    open_logger(options(group=group), folder=tmp_path, shown=replace(SHOWN, sweep=sweep, name="n" * 200))
+    assert module.said["group"] == shown and module.said["name"] == "n" * 128
+
+
+def test_a_reason_to_refuse_is_0_where_no_answer_had_it_but_not_before_the_first(tmp_path: Path, fake: Callable[..., FakeWandb]) -> None:
+    module = fake()
+    logger = opened(tmp_path)
+    for step, refused in enumerate([{}, {"refused/a": 0.5}, {"refused/b": 0.25}, {"refused/a": 1.0}]):
+        logger.log_metrics(step, {"reward/mean": 1.0} | refused)
+    shown = [{name: value for name, value in row.items() if name.startswith("refused/")} for row in module.rows]
+    assert shown == [{}, {"refused/a": 0.5}, {"refused/a": 0.0, "refused/b": 0.25}, {"refused/a": 1.0, "refused/b": 0.0}]
+
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0, "eval/AP": 1.0}\n{"step": 1, "refused/c": 0.5}\n')
+    opened(tmp_path).log_metrics(2, {})
+    assert module.rows[-1] == {"step": 2, "refused/c": 0.0}, "a run that was gone on with remembers"
+
+
+def test_classes_are_a_table_and_bars(tmp_path: Path, fake: Callable[..., FakeWandb]) -> None:
+    module = fake()
+    opened(tmp_path).finish(SUMMARY)
+    (row,) = module.rows
+    table = {"columns": ["class", "before", "after", "change"], "data": [["six", 1.0, 1.5, 0.5], ["seven", None, 2.5, None]]}
+    assert row == {
+        "step": 2, "classes/table": table, "classes/bars": {"bars of": (table, "class", "after"), "title": "AP by class, after 2 steps"},
+    }  # fmt: skip
+
+
+def test_a_sign_is_an_alert_and_a_line_of_the_summary(tmp_path: Path, fake: Callable[..., FakeWandb]) -> None:
+    module = fake()
+    opened(tmp_path).log_sign(7, "reward stuck", "nobody is paid; look at the refusals")
+    assert module.alerts == [("reward stuck at step 7", "nobody is paid; look at the refusals", "WARN")]
+    assert module.summary == {"signs/reward stuck": "step 7: nobody is paid; look at the refusals"}
+
+
+def test_where_there_are_no_classes_there_is_no_table_of_them(tmp_path: Path, fake: Callable[..., FakeWandb]) -> None:
+    module = fake()
+    opened(tmp_path).finish(SUMMARY | {"evaluation_before": {"by category": {}}, "evaluation_after": {"by category": {}}})
+    assert module.rows == []
 
 
 def test_rollouts_are_a_row_each_with_every_reward_part(tmp_path: Path, fake: Callable[..., FakeWandb]) -> None:
     module = fake()
-    opened(tmp_path).log_rollouts(3, RECORDS)
-    (row,) = module.rows
-    table = row["rollouts"]
-    assert table["columns"] == ["step", "example", "completion", "refused", "reward/iou", "reward/confidence", "reward/format", "reward", "advantage"]
+    answered = [RECORDS[0] | {"answer": [{"Position": [1.0, 2.0, 3.0, 4.0], "Confidence": 0.5}]}, RECORDS[1] | {"answer": "\ud800é"}]
+    opened(tmp_path).log_rollouts(3, [*RECORDS, *answered], ["first?", "second?\ud800"], pictures)
+    table = module.rows[0]["rollouts/table"]
+    parts = ["reward/iou", "reward/confidence", "reward/format", "reward", "advantage"]
+    assert table["columns"] == ["step", "example", "question", "number", "completion", "answer", "refused", *parts]
     assert table["data"] == [
-        [3, "question 0", "a\nb&#55296;0", "", 0.5, 0.25, 0.125, 0.0, -0.0],
-        [3, "question 1", "a\nb&#55296;1", "no_think", 1.5, 1.25, 1.125, 0.25, -1.0],
+        [3, "question 0", "first?", 1, "a\nb&#55296;0", "", "", 0.5, 0.25, 0.125, 0.0, -0.0],
+        [3, "question 1", "first?", 2, "a\nb&#55296;1", "", "no_think", 1.5, 1.25, 1.125, 0.25, -1.0],
+        [
+            *(3, "question 0", "second?&#55296;", 1, "a\nb&#55296;0", '[{"Position": [1.0, 2.0, 3.0, 4.0], "Confidence": 0.5}]', ""),
+            *(0.5, 0.25, 0.125, 0.0, -0.0),
+        ],
+        [3, "question 1", "second?&#55296;", 2, "a\nb&#55296;1", '"&#55296;é"', "no_think", 1.5, 1.25, 1.125, 0.25, -1.0],
+    ]
+
+
+def test_rollouts_are_on_their_images_as_many_as_asked(tmp_path: Path, fake: Callable[..., FakeWandb]) -> None:
+    module = fake()
+    open_logger(options(rollout_images=2), folder=tmp_path, shown=SHOWN).log_rollouts(3, RECORDS, QUESTIONS, pictures)
+    assert list(module.rows[1]) == ["step", "rollouts/group000", "rollouts/group001"]
+
+
+def test_a_group_on_its_image_has_a_layer_a_completion_and_what_it_earned(tmp_path: Path, fake: Callable[..., FakeWandb]) -> None:
+    module = fake()
+    tokens = torch.zeros(1, dtype=torch.int64)
+    image = StoredImage.of(0, Image.new("RGB", (8, 8)))
+    group = Group(
+        Example("id", (image,), "", "where?", DetectionTruth(TRUTH)), tuple(Completion(tokens, tokens.float(), text, True) for text in "abcd")
+    )
+    rewards = [
+        Reward({"iou": 0.75, "format": 1.0}, FOUND, None),
+        Reward({"iou": 0.0, "format": 0.0}, None, Refusal(Reason.NO_THINK)),
+        Reward({"iou": 0.0, "format": 1.0}, DetectionAnswer(()), None),
+        Reward({"iou": 0.0, "format": 0.0}, None, None),  # which `paper` knows
+    ]
+    (picture,) = group_pictures([group], [rewards], [[1.75, 0.0, 1.0, 0.0]], [[1.5, -0.75, 0.25, -1.0]])
+    assert list(picture.texts.values()) == ["a", "b", "c", "d"]
+    opened(tmp_path).log_rollouts(1, RECORDS, QUESTIONS, lambda _: [picture])
+    drawn = module.rows[1]["rollouts/group000"]
+    assert {name: len(layer["box_data"]) for name, layer in drawn["boxes"].items()} == {"truth": 2, "completion 1": 2, "completion 3": 0}
+    assert drawn["caption"].splitlines() == [
+        "where?",
+        "completion 1: reward 1.75 (iou 0.75 format 1.00), advantage +1.50",
+        "completion 2: refused, no_think, reward 0.00 (iou 0.00 format 0.00), advantage -0.75",
+        "completion 3: No Objects, reward 1.00 (iou 0.00 format 1.00), advantage +0.25",
+        "completion 4: reward 0.00 (iou 0.00 format 0.00), advantage -1.00",
     ]
 
 
@@ -231,9 +368,9 @@ def test_rollouts_are_shown_as_often_as_asked(tmp_path: Path, fake: Callable[...
     module = fake()
     logger = opened(tmp_path, every)
     for step in range(1, 7):
-        logger.log_rollouts(step, RECORDS)
-        logger.log_rollouts(step, [])
-    assert [row["step"] for row in module.rows] == shown
+        logger.log_rollouts(step, RECORDS, QUESTIONS, pictures)
+        logger.log_rollouts(step, [], [], pictures)
+    assert [row["step"] for row in module.rows if "rollouts/table" in row] == shown
 
 
 def test_a_picture_has_a_layer_an_answer_whose_boxes_say_iou_and_confidence(tmp_path: Path, fake: Callable[..., FakeWandb]) -> None:
@@ -283,11 +420,29 @@ def test_boxes_where_there_are_none_overlap_nothing(tmp_path: Path, fake: Callab
     assert drawn["box_caption"] == "IoU 0.00", "a grounding answer has no confidence"
 
 
+def test_the_journal_tells_a_logger_what_it_tells_the_folder(tmp_path: Path, fake: Callable[..., FakeWandb]) -> None:
+    module = fake()
+    sign = Sign("stuck", 1, "nobody is paid", "look at the refusals")
+    watch = SimpleNamespace(after=lambda step, _: [sign] if step == 1 else [])
+    step = SimpleNamespace(
+        number=1, records=lambda: RECORDS, pictures=pictures, skipped=None, groups=[SimpleNamespace(example=SimpleNamespace(question="where?"))]
+    )
+    with Console(2, file=io.StringIO()) as console:
+        journal = Written(RunFolder.create(tmp_path, "", {}), opened(tmp_path), console, cast(Watch, watch))
+        for number in (1, 2):
+            journal.rollouts(cast(Step, SimpleNamespace(**{**vars(step), "number": number})))
+            journal.metrics(number, METRICS)
+    assert [(row["step"], "rollouts/table" in row) for row in module.rows] == [(1, True), (1, False), (1, False), (2, True), (2, False), (2, False)]
+    assert [row[2] for row in module.rows[0]["rollouts/table"]["data"]] == ["where?", "where?"]
+    assert module.alerts == [("stuck at step 1", "nobody is paid; look at the refusals", "WARN")]
+    assert len((tmp_path / "rollouts.jsonl").read_text().splitlines()) == 4
+
+
 # --- a run goes on whatever happens ---
 
 
 @pytest.mark.parametrize("error", [FULL_DISK, DEAD_NETWORK, RuntimeError()])
-@pytest.mark.parametrize(("call", "lost"), [("log", 5), ("Table", 2), ("Image", 1), ("summary", 1), ("finish", 1)])
+@pytest.mark.parametrize(("call", "lost"), [("log", 8), ("Table", 3), ("Image", 3), ("summary", 2), ("finish", 1)])
 def test_a_call_that_fails_is_one_line_and_a_count(
     tmp_path: Path, fake: Callable[..., FakeWandb], capfd: pytest.CaptureFixture[str], call: str, lost: int, error: Exception
 ) -> None:
@@ -299,7 +454,7 @@ def test_a_call_that_fails_is_one_line_and_a_count(
     warning, count = err.splitlines()
     reason = str(error).partition("\n")[0] or "RuntimeError"
     assert out == "" and warning.startswith(f"wandb: {reason}; the run goes on") and f"wandb sync {tmp_path}/wandb/run-1" in warning
-    assert count == f"wandb: at least {lost} of 7 entries were lost; {tmp_path} holds all of them"
+    assert count == f"wandb: at least {lost} of 12 entries were lost; {tmp_path} holds all of them"
 
 
 def test_an_interruption_is_no_failure_of_wandb(tmp_path: Path, fake: Callable[..., FakeWandb]) -> None:
@@ -353,6 +508,17 @@ def test_a_run_that_was_interrupted_goes_on_under_its_id(mode: str, resume: str 
     assert (module.said["id"], module.said["resume"]) == ("second", resume)
 
 
+def test_a_step_that_is_taken_again_is_shown_once(tmp_path: Path, fake: Callable[..., FakeWandb]) -> None:
+    module = fake()
+    module.starting_step = 5  # the server has 0 to 4; the run goes on from a checkpoint at 3
+    logger = opened(tmp_path)
+    for step in (4, 5):
+        logger.log_rollouts(step, RECORDS, QUESTIONS, pictures)
+        logger.log_metrics(step, METRICS)
+    logger.log_gallery(5, PICTURES)
+    assert [row["step"] for row in module.rows] == [5, 5, 5, 5]
+
+
 # --- the real wandb ---
 
 
@@ -366,12 +532,14 @@ def test_without_a_key_a_run_is_offline_in_its_folder(tmp_path: Path, capfd: pyt
         runs = sorted((folder / "wandb").glob("offline-run-*"))
         assert out == "" and len(runs) == job
         line = "wandb: no API key is configured (wandb login, or WANDB_API_KEY): this run is logged offline; send it later with: wandb sync "
-        assert err in [f"{line}'{run}'\n" for run in runs]
+        assert err == f"{line}'{folder / 'wandb'}'\n", "every part of it"
 
     assert len({run.name.rpartition("-")[2] for run in runs}) == 1, "what goes on in a folder is one run"
     log = next(runs[0].glob("*.wandb")).read_bytes()
-    assert all(word.encode() in log for word in (*METRICS, "gallery/001", "rollouts", "evaluation_after", "before: six"))
-    (table, _) = sorted((runs[0] / "files/media/table").glob("*.json"))
+    assert all(
+        word.encode() in log for word in (*METRICS, "gallery/001", "rollouts/table", "evaluation_after", "before: six", "1a2b", "3c4d", "a sign")
+    )
+    (table, _) = sorted((runs[0] / "files/media/table/rollouts").glob("table*.json"))
     assert [row[1] for row in json.loads(table.read_text())["data"]] == ["question 0", "question 1"]
     assert len(list((runs[0] / "files/media/images/gallery").glob("*.png"))) == 2
     drawn = [json.loads(path.read_text())["box_data"] for path in (runs[0] / "files/media/metadata/boxes2D/gallery").glob("000*.json")]
@@ -380,8 +548,8 @@ def test_without_a_key_a_run_is_offline_in_its_folder(tmp_path: Path, capfd: pyt
 
 def test_a_run_that_dies_keeps_its_exit_code_its_numbers_and_its_console_to_itself(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from visual_rft.tracking.loggers import WandbOptions, open_logger;"
-        f"logger = open_logger(WandbOptions(0, 'p', None, 0), folder=Path({str(tmp_path)!r}), name='', config={{}});"
+        "import sys; from pathlib import Path; from visual_rft.tracking.loggers import Shown, WandbOptions, open_logger;"
+        f"logger = open_logger(WandbOptions(0, 'p', None, 0, 0), folder=Path({str(tmp_path)!r}), shown=Shown('', 'grpo', None, {{}}));"
         "print('a result'); logger.log_metrics(1, {'reward/mean': 0.5}); sys.exit(3)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -42,6 +42,7 @@ from visual_rft.vocabulary import Detection, Example, Refusal
 ROOT = Path(__file__).parents[1]
 CPU = Machine(torch.device("cpu"), torch.float32, Attention.sdpa)
 SMALL = ["steps=2", "prompts_per_step=2", "algorithm.group_size=4", "task.shots=1", "data.test_images=6", "hardware.threads=1"]
+SECTIONS = ("eval", "reward", "completion", "answer", "truth", "refused", "loss", "policy", "rollout", "time", "throughput", "memory")
 UNREPEATABLE = ("time/", "throughput/", "memory/")
 
 
@@ -81,6 +82,7 @@ def test_a_run_folder_holds_what_the_contract_says(run: Path) -> None:
     metrics = lines(run / "metrics.jsonl")
     assert [m["step"] for m in metrics] == [0, 1, 2]
     assert [m.get("eval/AP") for m in metrics] == [summary["before"], None, summary["after"]]
+    assert {name.partition("/")[0] for line in metrics for name in line} == {"step", *SECTIONS}, "the sections of docs/tracking.md"
     assert len(lines(run / "answers_after.jsonl")) == summary["questions"]
     assert len(lines(run / "rollouts.jsonl")) == 2 * 2 * 4
     assert set(json.loads((run / "environment.json").read_text())["data"]) == {"train", "test"}

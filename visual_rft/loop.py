@@ -21,6 +21,7 @@ from visual_rft.optimizer import Optimizer
 from visual_rft.policies import Models
 from visual_rft.sources.stream import step_examples
 from visual_rft.tasks.task import Task
+from visual_rft.tracking.pictures import Picture
 from visual_rft.vocabulary import Batch, Example, Group
 
 
@@ -46,6 +47,10 @@ class Step(ABC):
 
     def records(self) -> list[dict[str, Any]]:
         """What is to be logged of each completion."""
+        return []
+
+    def pictures(self, count: int) -> list[Picture]:  # noqa: ARG002
+        """The first so many groups on their images."""
         return []
 
 

@@ -41,7 +41,7 @@ from visual_rft.sources.jsonl import read_text
 from visual_rft.sources.options import DataOptions
 from visual_rft.tasks.task import Exam, TaskOptions, check_split
 from visual_rft.tracking.console import Console, print_table, score_rows, sweep_row
-from visual_rft.tracking.loggers import LoggerOptions, open_logger
+from visual_rft.tracking.loggers import LoggerOptions, Shown, open_logger
 from visual_rft.tracking.runfolder import KeptAnswers, RunFolder, environment
 from visual_rft.vocabulary import Example
 
@@ -191,7 +191,9 @@ def told(job: Job[Config], folder: RunFolder, method: str) -> Iterator[Journal]:
         yield Journal()
         return
     c = job.config
-    logger = open_logger(c.logger, folder=folder.path, name=f"{c.task.name} {method} seed {c.seed}", config=job.plain)
+    name = job.folder.name if job.sweep else f"{c.task.name} {method} seed {c.seed}"  # the folder of a job says what it was told
+    shown = Shown(name, method, job.sweep, job.plain | {"environment": folder.environment()})
+    logger = open_logger(c.logger, folder=folder.path, shown=shown)
     with Console(c.steps) as console:
         yield Written(folder, logger, console, Watch(folder.metrics()))
 

@@ -27,6 +27,7 @@ from visual_rft.policies import Models
 from visual_rft.rollout.engine import Decoding, Engine
 from visual_rft.seeding import Role, stream
 from visual_rft.tasks.task import Task
+from visual_rft.tracking.pictures import Picture, group_pictures
 from visual_rft.tracking.runfolder import rollout_records
 from visual_rft.vocabulary import Batch, Example, Group, Reward
 
@@ -46,6 +47,10 @@ class GrpoStep(Step):
 
     def records(self) -> list[dict[str, Any]]:
         return rollout_records(self.number, self.groups, self.rewards_PG, self.totals_PG, self.advantages_PG)
+
+    def pictures(self, count: int) -> list[Picture]:
+        totals_PG, advantages_PG = self.totals_PG[:count].tolist(), self.advantages_PG[:count].tolist()
+        return group_pictures(self.groups[:count], self.rewards_PG[:count], totals_PG, advantages_PG)
 
 
 class Trainer(Loop):

@@ -29,7 +29,7 @@ Schema = TypeVar("Schema")
 @dataclass(frozen=True)
 class Job(Generic[Schema]):
     """What one run is given: its checked config, the same resolved in plain values and as YAML, its folder (made, absolute), the keys that were
-    typed on the command line, and the ranks that run it."""
+    typed on the command line, the ranks that run it, and the folder's name of the sweep that it is a job of (None: of none)."""
 
     config: Schema
     plain: dict[str, Any]
@@ -37,6 +37,7 @@ class Job(Generic[Schema]):
     folder: Path
     typed: tuple[str, ...]
     world: World = field(default_factory=World)
+    sweep: str | None = None
 
 
 @dataclass
@@ -87,7 +88,8 @@ class Task(Generic[Schema]):
         config = typed(self.schema, composed, self.known)
         node = OmegaConf.structured(config)
         plain = cast(dict[str, Any], OmegaConf.to_container(node, enum_to_str=True))
-        return Job(config, plain, OmegaConf.to_yaml(node), folder, tuple(key(override) for override in context.overrides.task), world)
+        keys_typed = tuple(key(override) for override in context.overrides.task)
+        return Job(config, plain, OmegaConf.to_yaml(node), folder, keys_typed, world, Path(context.sweep.dir).name if _is_swept() else None)
 
     def _remove_if_ours(self, folder: Path) -> None:
         """Hydra makes the folder before the job can refuse; an empty one that is younger than this process goes again."""

@@ -94,6 +94,11 @@ class RunFolder:
         file = self.path / "environment.json"
         if not file.exists():
             write_atomically(file, _json(environment, indent=2) + "\n")
+        return self.environment()
+
+    def environment(self) -> dict[str, Any]:
+        """Where the run began."""
+        file = self.path / "environment.json"
         try:
             return dict(json.loads(file.read_text(encoding="utf-8")))
         except ValueError as error:

@@ -1,27 +1,39 @@
 """Weights & Biases as a `Logger`: offline by itself where no key is configured, and never a reason for a run to stop or to wait long.
 
-Axes: N boxes of one layer.
+A workspace makes a section of all that has the same word before the slash: the names of the metrics are the layout, the same for every run and
+project. A saved workspace or report would need a library of its own (wandb-workspaces) and a server to be saved on, for no more than that.
 """
 
 import logging
-import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 from typing import Any, Literal
 
 import wandb
 
-from visual_rft.boxes import convert
-from visual_rft.frames import Box, Frame
-from visual_rft.tracking.pictures import Picture, ious, labels
-from visual_rft.vocabulary import Answer, Refusal
+from visual_rft.tracking import wandb_media
+from visual_rft.tracking._guard import Guard, reason, say
+from visual_rft.tracking.pictures import Picture
 
 INIT_SECONDS = 20.0  # to reach the server when the run starts; after it the run is offline
 FINISH_SECONDS = 120.0  # to send what is left when the run ends; after it the rest stays on disk
+# Worth a column in the table of runs beside the last value; the others have that alone.
+LAST_AND_MAX = ("eval/", "reward/mean", "rollout/trainer_logprob_gap", "policy/grad_norm", "memory/peak_gb")
 
 
-def open_wandb(project: str, group: str | None, rollouts_every: int, *, folder: Path, name: str, config: Mapping[str, Any]) -> "WandbLogger | None":
+@dataclass(frozen=True)
+class Where:
+    """Where a run appears: in its project, among those of its group, under its name; `job_type` is how it learns."""
+
+    project: str
+    group: str | None
+    name: str
+    job_type: str
+
+
+def open_wandb(where: Where, rollouts_every: int, rollout_images: int, *, folder: Path, config: Mapping[str, Any]) -> "WandbLogger | None":
     """A run in `<folder>/wandb/`: online if a key is configured and the server answers, else offline, else None; one line on stderr says which.
 
     One that was interrupted goes on under its id. The user's own choice, WANDB_MODE or `wandb offline`, comes first.
@@ -33,9 +45,10 @@ def open_wandb(project: str, group: str | None, rollouts_every: int, *, folder: 
 
     def begin(mode: Literal["offline"] | None) -> WandbLogger:
         run = wandb.init(
-            project=project,
-            group=group,
-            name=name[:128],
+            project=where.project,
+            group=where.group and where.group[:128],
+            job_type=where.job_type,
+            name=where.name[:128],
             config=dict(config),
             dir=str(folder),
             id=earlier,
@@ -45,22 +58,22 @@ def open_wandb(project: str, group: str | None, rollouts_every: int, *, folder: 
         )
         run.define_metric("step", hidden=True)
         run.define_metric("*", step_metric="step")
-        return WandbLogger(run, folder, rollouts_every)
+        return WandbLogger(run, folder, rollouts_every, rollout_images)
 
     try:
         why_offline = _why_offline(settings)
         logger = begin("offline" if why_offline else None)
     except Exception as error:  # noqa: BLE001  # whatever wandb, its service or the network raises, the run must start
-        why_offline = _reason(error)
+        why_offline = reason(error)
         try:
             logger = begin("offline")
         except Exception as worse:  # noqa: BLE001  # as above
-            _say(f"cannot start ({_reason(worse)}), so nothing is logged to it; {folder} holds all the same")
+            say("wandb", f"cannot start ({reason(worse)}), so nothing is logged to it; {folder} holds all the same")
             return None
     if why_offline:
-        _say(f"{why_offline}: this run is logged offline; send it later with: {logger.sync}")
+        say("wandb", f"{why_offline}: this run is logged offline; send it later with: {logger.sync}")
     elif logger.url:
-        _say(f"this run is shown at {logger.url}")
+        say("wandb", f"this run is shown at {logger.url}")
     return logger
 
 
@@ -81,94 +94,60 @@ def _why_offline(settings: wandb.Settings) -> str:
 
 
 class WandbLogger:
-    """Guards every call into `run`: the first that fails prints one line, the others are counted, `finish` prints the count."""
+    """Shows a run as a section a metric's first word, all over `step`."""
 
-    def __init__(self, run: wandb.Run, folder: Path, rollouts_every: int) -> None:
-        self.url, self.sync = run.url, f"wandb sync {quote(str(Path(run.dir).parent))}"
-        self._run, self._folder, self._rollouts_every = run, folder, rollouts_every
-        self._calls = self._lost = 0
+    def __init__(self, run: wandb.Run, folder: Path, rollouts_every: int, rollout_images: int) -> None:
+        mine = Path(run.dir).parent
+        # Offline, each interruption leaves a part of the run in a folder of its own: all of them are sent, in order.
+        self.url, self.sync = run.url, f"wandb sync {quote(str(mine if run.url else mine.parent))}"
+        self._run, self._rollouts_every, self._rollout_images = run, rollouts_every, rollout_images
+        self._begins = run.starting_step  # of what the server has of a run that was interrupted
+        self._defined: set[str] = set()
+        self._guarded = Guard("wandb", folder, f"; with disk and network in order: {self.sync}")
 
     def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-        self._guarded(lambda: self._run.log({"step": step, **metrics}))
+        self._guarded(lambda: self._log_step(step, metrics, is_last=True))
 
-    def log_rollouts(self, step: int, records: Sequence[Mapping[str, Any]]) -> None:
+    def log_rollouts(
+        self, step: int, records: Sequence[Mapping[str, Any]], questions: Sequence[str], pictures: Callable[[int], Sequence[Picture]]
+    ) -> None:
         if records and self._rollouts_every and step % self._rollouts_every == 0:
-            self._guarded(lambda: self._run.log({"step": step, "rollouts": _rollouts_table(step, records)}))
+            self._guarded(lambda: self._log_step(step, {"rollouts/table": wandb_media.rollouts_table(step, records, questions)}))
+            self._guarded(lambda: self._log_step(step, _panels("rollouts/group", pictures(self._rollout_images))))
 
     def log_gallery(self, step: int, pictures: Sequence[Picture]) -> None:
-        # A panel a picture: a list of images under one key is shown wrongly where their sizes differ.
-        self._guarded(lambda: self._run.log({"step": step} | {f"gallery/{i:03d}": _image(picture) for i, picture in enumerate(pictures)}))
+        self._guarded(lambda: self._run.log({"step": step} | _panels("gallery/", pictures)))
+
+    def log_sign(self, step: int, name: str, text: str) -> None:
+        """An alert, which goes where the user has told wandb to send them; and, for the table of runs, a line of the summary."""
+        self._guarded(lambda: self._run.alert(f"{name} at step {step}", text, level="WARN"))
+        self._guarded(lambda: self._run.summary.update({f"signs/{name}": f"step {step}: {text}"}))
 
     def finish(self, summary: Mapping[str, Any]) -> None:
+        self._guarded(lambda: self._log_classes(summary))
         self._guarded(lambda: self._run.summary.update(dict(summary)))
         self._guarded(self._run.finish)
-        if self._lost:
-            # At least: what its background process cannot write, wandb tells nobody.
-            _say(f"at least {self._lost} of {self._calls} entries were lost; {self._folder} holds all of them")
+        self._guarded.end()
 
-    def _guarded(self, call: Callable[[], None]) -> None:
-        self._calls += 1
-        try:
-            call()
-        except Exception as error:  # noqa: BLE001  # a full disk, a dead network or a bug of wandb must not end days of training
-            self._lost += 1
-            if self._lost == 1:
-                _say(f"{_reason(error)}; the run goes on and {self._folder} holds all the same; with disk and network in order: {self.sync}")
+    def _log_step(self, step: int, row: Mapping[str, Any], *, is_last: bool = False) -> None:
+        """One row a step, whole with what is logged of it last. Those that the server has of a run that is gone on with, wandb would refuse, each
+        with a line of warning."""
+        if step < self._begins:
+            return
+        for name in row:
+            # By name: for a pattern wandb reduces the tables that it fits as well, which then cannot be shown.
+            if name.startswith(LAST_AND_MAX) and name not in self._defined:
+                self._run.define_metric(name, step_metric="step", summary="last,max")
+                self._defined.add(name)
+        self._run.log({"step": step, **row}, step=step, commit=is_last)
 
-
-def _rollouts_table(step: int, records: Sequence[Mapping[str, Any]]) -> wandb.Table:
-    parts = list(records[0]["rewards"])
-    return wandb.Table(
-        columns=["step", "example", "completion", "refused", *(f"reward/{part}" for part in parts), "reward", "advantage"],
-        data=[
-            [step, r["example"], _text(r["completion"]), r["refused"] or "", *(r["rewards"][part] for part in parts), r["reward"], r["advantage"]]
-            for r in records
-        ],
-    )
+    def _log_classes(self, summary: Mapping[str, Any]) -> None:
+        table, metric = wandb_media.classes_table(summary), summary["metric"]
+        if table:
+            bars = wandb.plot.bar(table, "class", "after", title=f"{metric} by class, after {summary['steps']} steps")
+            self._run.log({"step": summary["steps"], "classes/table": table, "classes/bars": bars})
 
 
-def _image(picture: Picture) -> wandb.Image:
-    """The image under its layers of boxes, `truth` and one an answer; the words are in the caption."""
-    truth = picture.truth
-    layers = {"truth": _layer(0, "truth", _shares(truth.boxes, picture.frame), [{"box_caption": "truth"} for _ in truth.boxes])}
-    words = [picture.question, f"truth: {truth}" if str(truth) else ""]
-    for number, (name, answer) in enumerate(picture.answers.items(), start=1):
-        if isinstance(answer, Refusal):
-            words.append(f"{name}: refused, {answer.reason}")
-            continue
-        layers[name] = _layer(number, name, _shares(answer.boxes, picture.frame), _labelled(answer, truth.boxes))
-        words.append(f"{name}: {answer}" if str(answer) else "")
-    return wandb.Image(picture.image, caption=_text("\n".join(filter(None, words))), boxes=layers)
-
-
-def _labelled(answer: Answer, truth: Sequence[Box]) -> list[dict[str, Any]]:
-    """Of each predicted box: what is written beside it, and the IoU by which the page can hide it."""
-    return [{"box_caption": label, "scores": {"IoU": iou}} for label, iou in zip(labels(answer, truth), ious(answer, truth), strict=True)]
-
-
-def _shares(boxes_N: Sequence[Box], of: Frame) -> list[list[float]]:
-    """Corners as shares of the image, as wandb wants them."""
-    shares: list[list[float]] = convert(boxes_N, of=of, to=Frame(1, 1)).tolist()
-    return shares
-
-
-def _layer(number: int, name: str, shares_N: Sequence[Sequence[float]], labels_N: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Boxes under one switch and in one colour."""
-    data = [
-        {"position": {"minX": x1, "minY": y1, "maxX": x2, "maxY": y2}, "class_id": number, **label}
-        for (x1, y1, x2, y2), label in zip(shares_N, labels_N, strict=True)
-    ]
-    return {"box_data": data, "class_labels": {number: name}}
-
-
-def _text(text: str) -> str:
-    """Half a surrogate pair, which a model can write, is no UTF-8."""
-    return text.encode("utf-8", errors="xmlcharrefreplace").decode("utf-8")
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0] or type(error).__name__
-
-
-def _say(line: str) -> None:
-    print(f"wandb: {line}", file=sys.stderr, flush=True)
+def _panels(name: str, pictures: Sequence[Picture]) -> dict[str, wandb.Image]:
+    """A panel a picture: a list of images under one key is shown wrongly where their sizes differ."""
+    return {f"{name}{number:03d}": wandb_media.image(picture) for number, picture in enumerate(pictures)}
