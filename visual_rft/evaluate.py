@@ -221,7 +221,7 @@ def _progress(world: World, exam: Exam) -> Iterator[Callable[[int], None]]:
 
 def _folder(job: Job[EvaluateConfig], interrupted: Path | None, held: ExitStack, device: str, fingerprints: Mapping[str, str]) -> RunFolder:
     """A new one, or that of the evaluation which was interrupted. Raises ValueError when its data were other ones."""
-    facts = environment(device, fingerprints)
+    facts = environment(device, fingerprints, job.command)
     if interrupted is None:
         return job.world.first(lambda: _create(job, facts, held))
     folder = RunFolder(instead(job.folder, interrupted))

@@ -249,10 +249,12 @@ def rollout_records(
     ]
 
 
-def environment(device: str, fingerprints: Mapping[str, str]) -> dict[str, Any]:
-    """What a run depended on beside its configuration. `git` is None unless the package is tracked in a checkout; `data` is `fingerprints`."""
+def environment(device: str, fingerprints: Mapping[str, str], command: str) -> dict[str, Any]:
+    """What a run depended on beside its configuration, and the command that began it. `git` is None unless the package is tracked in a checkout;
+    `data` is `fingerprints`."""
     cuda = torch.device(device).type == "cuda"
     return {
+        "command": command,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "transformers": version("transformers"),

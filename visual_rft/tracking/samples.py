@@ -49,7 +49,7 @@ def write_samples(path: Path, title: str, samples: Sequence[Sample]) -> None:
 def _card(sample: Sample, name: str) -> str:
     example = sample.example
     image = example.image
-    width, height = frame(image)
+    width, height = frame(image.size)
     labels = [example.subject] * len(example.truth.boxes)
     boxes = boxes_svg(example.truth.boxes, labels, kind="truth", of=example.contract.frame, width=width, height=height)
     more = f", with {len(example.images) - 1} before it" if len(example.images) > 1 else ""
