@@ -62,7 +62,8 @@ class Written(Journal):
     def answers(self, name: str, questions: Sequence[Example], evaluation: Evaluation) -> None:
         if evaluation.screened:
             self.folder.write_answers("presence", evaluation.screened)
-        self.folder.write_answers(name, {question.id: text for question, text in zip(questions, evaluation.texts, strict=True)})
+        said = {question.id: text for question, text in zip(questions, evaluation.texts, strict=True)}
+        self.folder.write_answers(name, said, evaluation.worth)
         self.console.final_seconds = evaluation.seconds  # of the evaluation that is still to come
 
     def end(self, step: int, summary: Mapping[str, Any], pictures: Sequence[Picture], examples: Sequence[Example]) -> None:

@@ -11,7 +11,7 @@ from numpy.random import Generator
 from visual_rft.boxes import convert, whole, xywh_to_xyxy
 from visual_rft.frames import Original
 from visual_rft.images import AnnotatedImage, ImageSet, Instruction, Outline
-from visual_rft.metrics.grounding import grounding_scores
+from visual_rft.metrics.grounding import grounding_scores, iou
 from visual_rft.metrics.masks import Masks, mask_scores, paint
 from visual_rft.parsing import parse_grounding
 from visual_rft.rewards import paper, strict
@@ -45,7 +45,8 @@ def exam(_: GroundingOptions, asked: Sequence[Example], data: ImageSet) -> Exam:
     outlines = {(image.id, one.text): one.outline for image in data.images for one in image.instructions}
     truths = [outlines.get((question.asked_about.id, question.subject)) for question in asked]
     outlined = [truth for truth in truths if truth is not None]
-    return Exam(asked, partial(measure, asked), masks=partial(mask_measure, asked, outlined) if len(outlined) == len(truths) else None)
+    masks = partial(mask_measure, asked, outlined) if len(outlined) == len(truths) else None
+    return Exam(asked, partial(measure, asked), lambda question, answer: iou(cast(GroundingTruth, question.truth), answer), masks=masks)
 
 
 def questions(images: Sequence[AnnotatedImage], rng: Generator, style: Style) -> list[Example]:

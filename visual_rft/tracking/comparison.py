@@ -16,6 +16,8 @@ from scipy import stats
 
 from visual_rft.tracking._charts import colour, curves_svg
 from visual_rft.tracking._curves import by_room, curve, curve_keys, mean, thinned
+from visual_rft.tracking._first import signs_of, signs_of_trouble
+from visual_rft.tracking._flips import flips_html
 from visual_rft.tracking._format import duration, number
 from visual_rft.tracking._page import in_rooms, legend_of, page, section, table
 from visual_rft.tracking.runfolder import write_atomically
@@ -186,13 +188,32 @@ def write_page(path: Path, arms: Sequence[Arm]) -> None:
     body = "".join(
         [
             f"<h1>{title}</h1><p><small>{told}</small></p>",
+            _trouble(arms),
             section("Before and after", _scores(arms)),
+            section("Question by question", _flips(arms)),
             section("By category", "".join(f"<h3>{escape(arm.label)}</h3>{_by_category(arm)}" for arm in arms if categories(arm))),
             section("Curves", _curves(arms)),
             section("Runs", "".join(f"<h3>{escape(arm.label)}</h3>{_runs(arm)}" for arm in arms)),
         ]
     )
     write_atomically(path, page(f"{title}: {runs} runs", body))
+
+
+def _trouble(arms: Sequence[Arm]) -> str:
+    """Each run's signs, under its name."""
+    found = [(arm, run, signs_of(run.metrics)) for arm in arms for run in arm.runs]
+    return "".join(f"<h3>{escape(arm.label)}, seed {run.seed}</h3>{signs_of_trouble(signs, can_look=False)}" for arm, run, signs in found if signs)
+
+
+def _flips(arms: Sequence[Arm]) -> str:
+    """Each further arm beside the first one of its task."""
+    first: dict[str, Arm] = {}
+    told = ""
+    for arm in arms:
+        base = first.setdefault(arm.runs[0].task, arm)
+        told += flips_html((base.label, arm.label), base.runs, arm.runs) if arm is not base else ""
+    note = "How well boxes fit, extra and missing ones counted, or whether a name is right, 0 to 1; from 0.5 on an answer counts as good."
+    return f"<p><small>{note}</small></p>{told}" if told else ""
 
 
 def _scores(arms: Sequence[Arm]) -> str:

@@ -15,14 +15,13 @@ from typing import Any
 from visual_rft.tracking._charts import curve_svg, stacked_svg
 from visual_rft.tracking._curves import by_room, curve, curve_keys, keys_under, mean, stages, thinned
 from visual_rft.tracking._explorer import explorer
-from visual_rft.tracking._first import again, cost, headline, shared, signs_of_trouble
+from visual_rft.tracking._first import again, cost, headline, shared, signs_of, signs_of_trouble
 from visual_rft.tracking._format import difference, number
 from visual_rft.tracking._gallery import gallery
 from visual_rft.tracking._page import details, in_rooms, page, section, table
 from visual_rft.tracking._rollouts import Rollouts, read_rollouts
 from visual_rft.tracking.pictures import Picture
 from visual_rft.tracking.runfolder import write_atomically
-from visual_rft.tracking.signs import Sign, signs
 from visual_rft.vocabulary import Example
 
 BY_CATEGORY, REFUSED, CONFUSION = "by category", "refused", "confusion"  # what an evaluation holds beside its scores
@@ -55,7 +54,7 @@ class Report:
             summary=summary,
             config_yaml=config.read_text(encoding="utf-8") if config.exists() else "",
             metrics=metrics,
-            rollouts=read_rollouts(folder / "rollouts.jsonl", {sign.step for sign in _signs(metrics)}),
+            rollouts=read_rollouts(folder / "rollouts.jsonl", {sign.step for sign in signs_of(metrics)}),
             pictures=pictures,
             examples={example.id: example for example in examples},
             environment=json.loads(environment.read_text(encoding="utf-8")) if environment.exists() else {},
@@ -74,11 +73,6 @@ def _lines(file: Path) -> Iterator[dict[str, Any]]:
             yield from map(json.loads, lines)
 
 
-def _signs(metrics: Sequence[Mapping[str, Any]]) -> list[Sign]:
-    """Of the numbers that are finite."""
-    return signs([{key: value for key, value in line.items() if value is not None} for line in metrics])
-
-
 def write_report(path: Path, report: Report) -> None:
     """Write the report to `path` as one self-contained file."""
     title = escape(" · ".join(str(report.summary[key]) for key in ("task", "model") if key in report.summary))
@@ -88,7 +82,7 @@ def write_report(path: Path, report: Report) -> None:
         [
             f"<h1>{title}</h1>{headline(evaluations)}",
             cost(report.summary, report.environment, report.metrics, report.rollouts.completions),
-            signs_of_trouble(_signs(report.metrics), can_look=bool(rollouts)),
+            signs_of_trouble(signs_of(report.metrics), can_look=bool(rollouts)),
             again(report.environment.get("command")),
             section("Scores", _beside(_scores(evaluations), _figure(report.metrics, REWARD))),
             section("Answers to test questions", gallery(report.pictures)),

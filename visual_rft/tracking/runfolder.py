@@ -111,10 +111,11 @@ class RunFolder:
         assert "step" not in metrics, "step is the first argument"
         self._append("metrics.jsonl", [{"step": step} | {key: float(metrics[key]) for key in sorted(metrics)}])
 
-    def write_answers(self, name: str, answers: Mapping[str, str]) -> None:
-        """The completions of one evaluation, by the id of their question -> `answers_<name>.jsonl`, one line a question. What was kept of them before
-        goes."""
-        lines = (_json({"example": question, "completion": text}) for question, text in answers.items())
+    def write_answers(self, name: str, answers: Mapping[str, str], worth: Sequence[float] = ()) -> None:
+        """The completions of one evaluation, by the id of their question -> `answers_<name>.jsonl`, one line a question, with what each is worth, if
+        that is known. What was kept of them before goes."""
+        told = [{"worth": round(one, 4)} for one in worth] or [{}] * len(answers)
+        lines = (_json({"example": question, "completion": text} | more) for (question, text), more in zip(answers.items(), told, strict=True))
         write_atomically(self.path / f"answers_{name}.jsonl", "".join(line + "\n" for line in lines))
         self.forget_answers(name)
 
