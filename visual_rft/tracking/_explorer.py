@@ -33,10 +33,16 @@ def explorer(rollouts: Rollouts, examples: Mapping[str, Example]) -> str:
     """A slider over the steps, a filter, and under them the groups of a step. `examples` are by id; an image that cannot be opened is left out."""
     if not rollouts.kept:
         return ""
-    legend = legend_of({"truth": "truth", "better than its group": "up", "worse": "down"})
-    note = f"<p><small>{escape(rollouts.told)}. Boxes: {legend}</small></p>"
+    found = data(rollouts, examples)
+    legend = legend_of({"truth": "truth", "better than its group": "up", "worse": "down"}) if _has_boxes(found) else ""
+    note = f"<p><small>{escape(rollouts.told)} {legend}</small></p>"
     needed = "<noscript><p>Rollouts need scripts, which this viewer does not run; a browser does.</p></noscript>"
-    return f'{note}{needed}{CONTROLS}<script type="application/json" id="rollouts">{island(data(rollouts, examples))}</script>'
+    return f'{note}{needed}{CONTROLS}<script type="application/json" id="rollouts">{island(found)}</script>'
+
+
+def _has_boxes(found: Mapping[str, Any]) -> bool:
+    completions = (one for _, groups in found["steps"] for _, group in groups for one in group)
+    return any(one["boxes"] for one in (*found["questions"], *completions))
 
 
 def island(value: Any) -> str:

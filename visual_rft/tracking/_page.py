@@ -11,15 +11,17 @@ from html import escape
 from importlib.resources import files
 
 
-def page(title: str, body: str) -> str:
-    """The whole document. `title` and `body` are HTML: whoever makes them escapes what a model or a user wrote."""
+def page(title: str, body: str, *, moves: bool = True) -> str:
+    """The whole document; unless it `moves`, without any script. `title` and `body` are HTML: whoever makes them escapes what a model or a user
+    wrote."""
     script = _asset("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    policy = f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:"
+    allowed, run = (f" script-src 'sha256-{digest}';", f"<script>{script}</script>") if moves else ("", "")
+    policy = f"default-src 'none';{allowed} style-src 'unsafe-inline'; img-src data:"
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        f"<title>{title}</title><style>{_asset('report.css')}</style></head><body>{body}<script>{script}</script></body></html>\n"
+        f"<title>{title}</title><style>{_asset('report.css')}</style></head><body>{body}{run}</body></html>\n"
     )
 
 

@@ -43,7 +43,9 @@ def rows(samples: Sequence[Sample]) -> list[tuple[str, ...]]:
 def write_samples(path: Path, title: str, samples: Sequence[Sample]) -> None:
     """One self-contained HTML file."""
     cards = "".join(_card(sample, f"sample{number}") for number, sample in enumerate(samples))
-    write_atomically(path, page(escape(title), f'<h1>{escape(title)}</h1>{table(COLUMNS, rows(samples))}<div class="grid gallery">{cards}</div>'))
+    write_atomically(
+        path, page(escape(title), f'<h1>{escape(title)}</h1>{table(COLUMNS, rows(samples))}<div class="grid gallery">{cards}</div>', moves=False)
+    )
 
 
 def _card(sample: Sample, name: str) -> str:
