@@ -5,6 +5,7 @@ pytest tests/test_config.py
 
 import logging
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -362,6 +363,19 @@ def test_a_folder_of_ones_own_adds_options(conf: Path, tmp_path: Path) -> None:
     (tmp_path / "mine/task/zoo.yaml").write_text("shots: 5\n")
     code, [job] = jobs_of("--config-dir", "../mine", "task=zoo")
     assert (code, job.config.task.shots) == (0, 5)
+
+
+@pytest.mark.parametrize("flags", [(), ("-m",)], ids=["run", "sweep"])
+def test_a_job_knows_the_command_that_makes_it_again(flags: tuple[str, ...], conf: Path, tmp_path: Path) -> None:
+    """What was typed, and nothing of where it ran; taken at its word it is the same job."""
+    (tmp_path / "mine/task").mkdir(parents=True)
+    (tmp_path / "mine/task/zoo.yaml").write_text("shots: 5\n")
+    typed = ["--config-dir", "../mine", "task=zoo", "name='a b'", "task.classes=[cat,dog]", "steps=3"]
+    _, [job] = jobs_of(*flags, *typed)
+    python, module, name, *again = shlex.split(job.command)
+    assert (python, module, name) == ("python", "-m", "visual_rft.train") and str(job.folder) not in job.command
+    _, [same] = jobs_of(*again)
+    assert (same.yaml, same.command) == (job.yaml, job.command)
 
 
 @pytest.mark.parametrize("layout", [["conf"], ["visual_rft/conf"], ["conf", "visual_rft/conf"]], ids=["checkout", "installed", "both"])

@@ -1,6 +1,7 @@
 """The HTML report: `pytest tests/test_report.py`."""
 
 import base64
+import hashlib
 import io
 import json
 import os
@@ -15,8 +16,9 @@ import pytest
 from PIL import Image
 
 from visual_rft.frames import Resized
-from visual_rft.tracking._curves import curve
-from visual_rft.tracking._svg import CURVE_HEIGHT, CURVE_WIDTH, MARGIN, PICTURE_SIDE, SIDE, curve_svg
+from visual_rft.tracking._curves import curve, stages
+from visual_rft.tracking._rollouts import Rollouts
+from visual_rft.tracking._svg import PICTURE_SIDE
 from visual_rft.tracking.pictures import Picture, labels
 from visual_rft.tracking.report import Report, write_report
 from visual_rft.tracking.runfolder import RunFolder
@@ -33,7 +35,7 @@ from visual_rft.vocabulary import (
     Refusal,
 )
 
-VOID = {"meta", "br", "img"}
+VOID = {"meta", "br", "img", "input"}
 HOSTILE = '"><script src="http://evil/x.js">alert(1)</script></pre><img src=x onerror=alert(1)>&amp;\x00\ud800'
 
 TRUE_BOX, DRAWN_BOX = (250.0, 500.0, 500.0, 1000.0), (0.0, 0.0, 500.0, 1000.0)  # IoU 0.25
@@ -73,7 +75,8 @@ def rollout(step: int, reward: float | None, completion: str = "text") -> dict:
     }  # fmt: skip
 
 
-ROLLOUTS = {step: [rollout(step, reward, f"{step}: {reward}") for reward in (0.5, 3.0, 1.0, None, 0.0, 2.5)] for step in (1, 3)}
+GROUPS = {step: [[rollout(step, reward, f"{step}: {reward}") for reward in (0.5, 3.0, 1.0, None, 0.0, 2.5)]] for step in (1, 2, 3)}
+ROLLOUTS = Rollouts(GROUPS, steps=3, groups=3, completions=18)
 REPORT = Report(SUMMARY, "seed: 7\n", METRICS, ROLLOUTS, [DETECTION])
 
 
@@ -85,6 +88,7 @@ class Page(HTMLParser):
         self.open: list[str] = []
         self.elements: list[tuple[str, dict]] = []
         self.text = ""
+        self.scripts: list[str] = []
         self.feed(text)
         self.close()
         assert self.open == []
@@ -100,7 +104,10 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.text += data if "style" not in self.open else ""
+        if "script" in self.open:
+            self.scripts.append(data)
+        elif "style" not in self.open:
+            self.text += data
 
     def all(self, tag: str, **attributes: str) -> list[dict]:
         return [found for name, found in self.elements if name == tag and attributes.items() <= found.items()]
@@ -115,12 +122,22 @@ def page(path: Path, report: Report = REPORT) -> Page:
     return Page(made(path, report))
 
 
-def test_the_page_needs_no_network_and_no_script(tmp_path: Path) -> None:
-    elements = page(tmp_path).elements
-    assert not re.search(r"https?://|//[a-z]|<script|@import|url\(", re.sub('base64,[^"]*', "", (tmp_path / "report.html").read_text()))
-    sources = [value for _, attributes in elements for key, value in attributes.items() if key in ("src", "href")]
+def test_the_page_needs_no_network_and_lets_no_script_run_but_its_own(tmp_path: Path) -> None:
+    found = page(tmp_path)
+    text = re.sub('base64,[^"]*', "", (tmp_path / "report.html").read_text())
+    assert not re.search(r"https?://|//[a-z]|@import|url\(", text.replace("http://www.w3.org/2000/svg", "")), "the name of SVG is no address"
+    sources = [value for _, attributes in found.elements for key, value in attributes.items() if key in ("src", "href")]
     assert sources and all(source.startswith(("data:image/png;base64,", "#")) for source in sources)
+    policy = next(meta["content"] for meta in found.all("meta") if meta.get("http-equiv") == "Content-Security-Policy")
+    island, script = found.scripts
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy == f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:"
+    assert [attributes.get("type") for attributes in found.all("script")] == ["application/json", None] and json.loads(island)
     assert os.listdir(tmp_path) == ["report.html"]
+
+
+def test_the_same_report_is_the_same_page(tmp_path: Path) -> None:
+    assert made(tmp_path, REPORT) == made(tmp_path, REPORT)
 
 
 def test_boxes_are_drawn_where_they_are_whatever_their_frame(tmp_path: Path) -> None:
@@ -153,11 +170,14 @@ def test_hostile_text_is_shown_and_never_becomes_an_element(tmp_path: Path) -> N
         summary=dict.fromkeys(("task", "model", "other"), HOSTILE) | {f"evaluation_{HOSTILE}": scores, "steps": HOSTILE, "seconds": 1.0},
         config_yaml=HOSTILE,
         metrics=[{"step": 1, "reward/mean": 1.0, HOSTILE: 1.0, f"refused/{HOSTILE}": 1.0}],
-        rollouts={1: [rollout(1, 1.0, HOSTILE) | {"example": HOSTILE, "refused": HOSTILE, "rewards": {HOSTILE: 1.0}}]},
+        rollouts=Rollouts({1: [[rollout(1, 1.0, HOSTILE) | {"example": HOSTILE, "refused": HOSTILE, "rewards": {HOSTILE: 1.0}}]]}, 1, 1, 1),
         pictures=[picture, replace(picture, truth=DETECTION.truth)],
+        environment={"command": HOSTILE, "device_name": HOSTILE},
     )
     found = page(tmp_path, hostile)
-    assert {tag for tag, _ in found.elements}.isdisjoint({"script", "img"})
+    assert {tag for tag, _ in found.elements}.isdisjoint({"img", "iframe", "object"}) and len(found.all("script")) == 2
+    assert not any("src" in attributes for _, attributes in found.elements)
+    assert HOSTILE in json.loads(found.scripts[0])["filters"] and "<" not in found.scripts[0], "a completion cannot leave the island"
     assert not any(name.startswith("on") for _, attributes in found.elements for name in attributes)
     assert found.text.count("<script src=") >= 30, "every one of them is there to read"
 
@@ -166,14 +186,29 @@ def curves(found: "Page") -> list[str]:
     return [svg["aria-label"] for svg in found.all("svg", **{"class": "curve"})]
 
 
-def test_what_the_metrics_hold_is_drawn_rewards_first_and_no_times(tmp_path: Path) -> None:
-    assert curves(page(tmp_path)) == ["reward/mean", "loss/kl", "refused/truncated"]
-    others = ["time/step", "policy/lr", "new/one", "reward/iou", "loss/policy"]
+def test_what_the_metrics_hold_is_drawn_rewards_first(tmp_path: Path) -> None:
+    drawn = ["reward/mean", "loss/kl", "% of the rollouts, by reason", "seconds a step, by stage"]
+    assert curves(page(tmp_path)) == drawn
+    others = ["policy/lr", "new/one", "reward/iou", "loss/policy", "memory/peak_gb"]
     keys = [*others, "reward/mean", "reward/zero_std_fraction", "completion/length_mean", "policy/entropy"]
-    drawn = ["reward/mean", "reward/iou", "reward/zero_std_fraction", "loss/policy", "policy/entropy", "completion/length_mean", "new/one"]
-    assert curves(page(tmp_path, replace(REPORT, metrics=[{"step": step} | dict.fromkeys(keys, 0.0) for step in (1, 2)]))) == drawn
+    drawn = ["reward/mean", "reward/iou", "reward/zero_std_fraction", "completion/length_mean", "loss/policy", "policy/entropy", "new/one"]
+    found = page(tmp_path, replace(REPORT, metrics=[{"step": step} | dict.fromkeys(keys, 0.0) for step in (1, 2)]))
+    assert curves(found) == [*drawn, "memory/peak_gb"], "the learning rate is no result"
     clipped = page(tmp_path, replace(REPORT, metrics=[*METRICS, {"step": 4, "policy/clip_fraction": 0.1}]))
     assert "policy/clip_fraction" in curves(clipped)
+
+
+TIMES = {"time/rollout": 6.0, "time/update": 3.0, "time/step": 10.0}
+
+
+def test_the_stages_of_a_step_add_up_to_it_the_longest_first(tmp_path: Path) -> None:
+    times = [{"step": 0, "eval/AP": 1.0}, {"step": 1} | TIMES, {"step": 2} | TIMES]
+    assert {stage: [value for _, value in points] for stage, points in stages(times).items()} == {
+        "rollout": [6, 6],
+        "update": [3, 3],
+        "other": [1, 1],
+    }
+    assert "rollout6.00060.0update3.00030.0other1.00010.0" in page(tmp_path, replace(REPORT, metrics=times)).text
 
 
 def test_only_a_refusal_is_zero_where_it_is_not_named_and_only_in_training() -> None:
@@ -184,25 +219,6 @@ def test_only_a_refusal_is_zero_where_it_is_not_named_and_only_in_training() -> 
 def test_a_number_that_never_was_finite_is_named(tmp_path: Path) -> None:
     lost = page(tmp_path, replace(REPORT, metrics=[{"step": 1, "loss/kl": None}, {"step": 2, "loss/kl": float("nan")}])).text
     assert "loss/kl" in lost and "no finite value" in lost
-
-
-def points(svg: str) -> list[list[tuple[float, float]]]:
-    return [[(float(x), float(y)) for x, y in re.findall(r"(\S+),(\S+)", line)] for line in re.findall(r'points="([^"]*)"', svg)]
-
-
-def test_a_curve_fills_its_frame_keeps_its_order_and_is_indifferent_to_scale() -> None:
-    values = [3.0, 1.0, 2.0, 5.0]
-    (drawn,) = points(curve_svg("a", list(enumerate(values, start=1))))
-    xs, ys = zip(*drawn, strict=True)
-    assert sorted(range(4), key=lambda i: -ys[i]) == sorted(range(4), key=lambda i: values[i]), "up is more"
-    assert (min(xs), max(xs), min(ys), max(ys)) == (SIDE, CURVE_WIDTH - SIDE, MARGIN, CURVE_HEIGHT - MARGIN)
-    assert points(curve_svg("a", [(10 * step, 4 * value - 7) for step, value in enumerate(values, start=1)])) == [list(drawn)]
-
-
-@pytest.mark.parametrize("gap", [None, float("nan"), float("inf")])
-def test_a_gap_breaks_a_curve_and_lone_or_constant_points_stay_visible(gap: float | None) -> None:
-    assert [len(line) for line in points(curve_svg("a", [(1, 1.0), (2, 1.0), (3, gap), (4, 1.0)]))] == [2, 2]
-    assert points(curve_svg("a", [(5, 0.3)])) == [[(SIDE, CURVE_HEIGHT - MARGIN)] * 2]
 
 
 def test_boxes_sit_at_their_place_in_the_picture(tmp_path: Path) -> None:
@@ -231,6 +247,7 @@ def test_an_image_is_inlined_once_unchanged_when_small_and_bounded_when_large(tm
     small, reduced = (Image.open(io.BytesIO(base64.b64decode(image["href"].split(",")[1]))) for image in found.all("image"))
     assert small.tobytes() == DETECTION.image.tobytes() and reduced.size == (640, 320)
     assert ["style" in image for image in found.all("image")] == [True, False], "only a small canvas shows its pixels"
+    assert [image["href"].split(";")[0] for image in found.all("image")] == ["data:image/png", "data:image/jpeg"]
     assert large.image.size == (3000, 1500), "the caller's image is left alone"
     assert {use["href"] for use in found.all("use")} == {f"#{image['id']}" for image in found.all("image")}
 
@@ -258,7 +275,7 @@ def test_boxes_are_labelled_with_confidence_and_iou_and_refusals_named(tmp_path:
 def test_a_classification_says_its_words_beside_the_truth_over_one_image(tmp_path: Path) -> None:
     found = answers(tmp_path, CLASS)
     assert [words in found.text for words in ("truth: seven", "before: one", "after: Seven.")] == [True] * 3
-    assert len(found.all("svg", **{"class": "picture"})) == 1 and not found.all("use") and not found.all("i")
+    assert len(found.all("svg", **{"class": "picture"})) == 1 and not found.all("use") and not found.all("i", **{"class": "truth"})[1:]
 
 
 def test_a_category_that_is_absent_is_named_so_and_a_box_for_it_meets_nothing(tmp_path: Path) -> None:
@@ -295,32 +312,58 @@ def test_labels_are_one_a_box_in_its_place() -> None:
     assert labels(ClassAnswer("seven"), []) == []
 
 
+TITLES = (
+    "Scores", "Answers to test questions", "Curves", "Rollouts", "Scores by category", "Taken for another", "Refusals", "Where the time goes",
+    "Configuration",
+)  # fmt: skip
+
+
 def part(found: Page, title: str) -> str:
     """The text of one section."""
-    titles = ["Scores", "Scores by category", "Curves", "Answers to test questions", "Best and worst rollouts", "Refusals", "Configuration"]
-    following = titles[titles.index(title) + 1 :]
+    following = [other for other in TITLES[TITLES.index(title) + 1 :] if other in found.text.split(title, 1)[1]]
     return found.text.split(title, 1)[1].split(following[0])[0] if following else found.text.split(title, 1)[1]
 
 
-def test_the_summary_comes_first(tmp_path: Path) -> None:
-    text = page(tmp_path).text
-    assert text.strip().startswith("fsod_digits · miniature")
-    assert [word in text for word in ("AP 5.60 → 21.00", "3 steps in 5:12", "seed 7", "seed: 7\n")] == [True] * 4
-    assert text.index("5.60 → 21.00") < text.index("Scores") < text.index("Curves") < text.index("Best and worst")
+def test_the_first_screen_says_what_came_of_it_what_it_cost_and_how_to_do_it_again(tmp_path: Path) -> None:
+    git = {"revision": "0123456789abcdef", "dirty": True}
+    environment = {"command": "python -m visual_rft.train steps=3 'x=[a,b]'", "device_name": "H100", "git": git}
+    text = page(tmp_path, replace(REPORT, environment=environment)).text
+    told = "fsod_digits · miniatureAP 5.60 → 21.00 (+15.40)steps3time5:12completions18deviceH100seed7code0123456789 with changes"
+    assert text.strip().removeprefix("fsod_digits · miniature").startswith(told)
+    assert "To reproduce:python -m visual_rft.train steps=3 'x=[a,b]'Scores" in text and "seed: 7\n" in part(page(tmp_path), "Configuration")
+
+
+def falling(parts: Sequence[float]) -> list[dict]:
+    """A run whose reward rises while the boxes get worse."""
+    return [{"step": 0, "eval/AP": 1.0}] + [
+        {"step": step, "reward/mean": 1.0 + step / 10, "reward/std": 0.5, "reward/iou": iou} for step, iou in enumerate(parts, start=1)
+    ]
+
+
+def test_signs_of_trouble_stand_on_the_first_screen_with_their_remedy_cheating_first(tmp_path: Path) -> None:
+    metrics = falling([0.8] * 8 + [0.1] * 8)
+    stuck = [line | {"completion/truncated_fraction": 0.9, "loss/kl": None} for line in metrics]
+    found = page(tmp_path, replace(REPORT, metrics=stuck))
+    first = found.text.split("Scores")[0]
+    assert first.index("hacking") < first.index("truncated") and "rewards=strict closes the known holes" in first
+    (hacking, _) = found.all("a")
+    assert hacking["href"] == "#explorer" and 8 < int(hacking["data-step"]) <= 16, "leads to the rollouts of its step"
+    bare = page(tmp_path, replace(REPORT, metrics=stuck, rollouts=Rollouts()))
+    assert "hacking" in bare.text and not bare.all("a") and not page(tmp_path).all("p", **{"class": "sign"})
 
 
 def test_numbers_of_both_evaluations_stand_beside_each_other_the_metric_first(tmp_path: Path) -> None:
     found = page(tmp_path)
-    assert part(found, "Scores") == "beforeafterchangeAP5.6021.00+15.40mean IoU20.0019.00-1.00"
+    assert part(found, "Scores").startswith("beforeafterchangeAP5.6021.00+15.40mean IoU20.0019.00-1.00reward/mean")
     assert part(found, "Scores by category") == "beforeafterchangeseven-1.00-one2.004.50+2.50"
 
 
 def test_an_evaluation_alone_is_a_report_of_one_column(tmp_path: Path) -> None:
     summary = {"task": "fsod_digits", "model": "miniature", "metric": "AP", "value": 21.0, "evaluation": AFTER, "seconds": 5.0}
     found = Page(made(tmp_path, Report.of(tmp_path, summary, [replace(CLASS, answers={"evaluation": ClassAnswer("one")}, texts={})])))
-    assert "AP 21.00in 0:05Scores" in found.text and "→" not in found.text and "change" not in found.text
+    assert "AP 21.00time0:05Scores" in found.text and "→" not in found.text and "change" not in found.text
     assert "ScoresevaluationAP21.00mean IoU19.00" in found.text and "Refusalstest answersevaluationbad_box13" in found.text
-    assert "Curves" not in found.text and "Best" not in found.text and "Configuration" not in found.text
+    assert "Curves" not in found.text and "Rollouts" not in found.text and "Configuration" not in found.text
 
 
 def test_a_run_folder_holds_all_that_its_report_shows(tmp_path: Path) -> None:
@@ -328,15 +371,15 @@ def test_a_run_folder_holds_all_that_its_report_shows(tmp_path: Path) -> None:
     for line in METRICS:
         folder.log_metrics(line["step"], {key: float("nan") if value is None else value for key, value in line.items() if key != "step"})
     for step in (1, 2, 3):
-        folder.log_rollouts(step, [record | {"step": step} for record in ROLLOUTS[1 if step == 1 else 3]])
+        folder.log_rollouts(step, GROUPS[step][0])
     folder.write_summary(SUMMARY)
     again = Report.of(folder.path, json.loads((folder.path / "summary.json").read_text()), REPORT.pictures)
-    assert again.rollouts == ROLLOUTS, "those of the first step and of the last"
+    assert again.rollouts == ROLLOUTS
     assert made(tmp_path, again) == made(tmp_path, REPORT)
 
 
 def test_refusals_are_summed_up_by_reason_and_a_step_without_one_had_none(tmp_path: Path) -> None:
-    text = part(page(tmp_path), "Refusals")
+    text = page(tmp_path).text
     assert "truncated50.0025.0025.00" in text, "first 50 %, last 25 %, mean of 50, 0 and 25; step 0 was no training step"
     assert "test answersbeforeaftertruncated110bad_box013" in text
 
@@ -345,31 +388,20 @@ def test_what_is_taken_for_another_is_ranked_by_the_last_evaluation(tmp_path: Pa
     before = BEFORE | {"confusion": {"rose": {"rose": 5, "tulip": 3, "(refused)": 1}}}
     after = AFTER | {"confusion": {"rose": {"rose": 8, "tulip": 1}, "lily": {"rose": 4}}}
     text = page(tmp_path, replace(REPORT, summary=SUMMARY | {"evaluation_before": before, "evaluation_after": after})).text
-    assert "Taken for anothershown → answeredbeforeafterlily → rose04rose → tulip31rose → (refused)10Curves" in text
+    assert "Taken for anothershown → answeredbeforeafterlily → rose04rose → tulip31rose → (refused)10Refusals" in text
     assert "Taken for another" not in page(tmp_path).text
 
 
 def test_skipped_steps_are_told_before_the_scores(tmp_path: Path) -> None:
     assert "skipped" not in page(tmp_path, replace(REPORT, metrics=[{"step": 1, "policy/skipped_steps": 0.0}])).text
     told = page(tmp_path, replace(REPORT, metrics=[{"step": 1, "policy/skipped_steps": 1.0}, {"step": 2, "policy/skipped_steps": 2.0}, {"step": 3}]))
-    assert "2 steps skipped" in told.text.split("Scores")[0]
+    assert "skipped steps2, in skipped/" in told.text.split("Scores")[0]
 
 
-def completions(found: Page) -> list[str]:
-    return re.findall(r"\d: (?:None|\d\.\d)", part(found, "Best and worst rollouts"))
-
-
-def test_best_and_worst_rollouts_of_the_first_and_last_step_are_shown_once(tmp_path: Path) -> None:
-    found = page(tmp_path)
-    assert completions(found) == ["1: 3.0", "1: 2.5", "3: 3.0", "3: 2.5", "1: None", "1: 0.0", "3: None", "3: 0.0"]
-    assert "iou 3.00 · format 0.50 · refused: truncated" in found.text, "with every part"
-    few = page(tmp_path, replace(REPORT, rollouts={1: [rollout(1, 1.0)]})).text
-    assert "Best of step 1" in few and "Worst" not in few
-
-
-def test_the_order_of_rollouts_does_not_matter(tmp_path: Path) -> None:
-    shuffled = {step: records[::-1] for step, records in ROLLOUTS.items()}
-    assert made(tmp_path, replace(REPORT, rollouts=shuffled)) == made(tmp_path, REPORT)
+@pytest.mark.parametrize("count", [6, 7])
+def test_of_many_pictures_the_first_are_seen_at_once(tmp_path: Path, count: int) -> None:
+    found = answers(tmp_path, *[DETECTION] * count)
+    assert len(found.all("image")) == count and ("1 more" in found.text) == (count > 6)
 
 
 @pytest.mark.parametrize("pictures", [[], [DETECTION]])

@@ -125,7 +125,7 @@ def test_a_summary_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
 
 
 def test_config_environment_and_checkpoints_have_their_places(tmp_path: Path) -> None:
-    run = RunFolder.create(tmp_path, "seed: 1\n", environment("cpu", {"train": "abc"}))
+    run = RunFolder.create(tmp_path, "seed: 1\n", environment("cpu", {"train": "abc"}, "python -m x"))
     assert (tmp_path / "config.yaml").read_text() == "seed: 1\n"
     assert json.loads((tmp_path / "environment.json").read_text())["data"] == {"train": "abc"}
     assert run.checkpoints == tmp_path / "checkpoints" and sorted(os.listdir(tmp_path)) == BEGUN
@@ -153,8 +153,8 @@ def test_a_run_that_is_killed_as_it_begins_has_its_whole_configuration_or_none(t
 
 
 def test_environment_names_versions_device_and_threads() -> None:
-    found = environment("cpu", {})
-    assert found["torch"] == torch.__version__ and found["threads"] == torch.get_num_threads()
+    found = environment("cpu", {}, "python -m x a=1")
+    assert found["command"] == "python -m x a=1" and found["torch"] == torch.__version__ and found["threads"] == torch.get_num_threads()
     assert all(found[key] for key in ("python", "transformers", "numpy", "platform", "device", "device_name"))
 
 

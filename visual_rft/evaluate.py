@@ -175,7 +175,8 @@ def _write(folder: RunFolder, exam: Exam, evaluation: Evaluation) -> None:
         folder.write_json("coco_results.json", [as_coco(one, exam.boxes.category_ids) for one in exam.boxes.of(evaluation.answers)])
     if evaluation.screened:
         folder.write_answers("presence", evaluation.screened)
-    folder.write_answers("evaluation", {question.id: text for question, text in zip(exam.questions, evaluation.texts, strict=True)})
+    said = {question.id: text for question, text in zip(exam.questions, evaluation.texts, strict=True)}
+    folder.write_answers("evaluation", said, evaluation.worth)
 
 
 def _by_predictions(job: Job[EvaluateConfig], task: Task, exam: Exam, make: Maker) -> Evaluated:
@@ -221,7 +222,7 @@ def _progress(world: World, exam: Exam) -> Iterator[Callable[[int], None]]:
 
 def _folder(job: Job[EvaluateConfig], interrupted: Path | None, held: ExitStack, device: str, fingerprints: Mapping[str, str]) -> RunFolder:
     """A new one, or that of the evaluation which was interrupted. Raises ValueError when its data were other ones."""
-    facts = environment(device, fingerprints)
+    facts = environment(device, fingerprints, job.command)
     if interrupted is None:
         return job.world.first(lambda: _create(job, facts, held))
     folder = RunFolder(instead(job.folder, interrupted))

@@ -17,13 +17,14 @@ Asker = Callable[[Sequence[Example]], Iterable[tuple[int, Completion]]]
 @dataclass(frozen=True)
 class Evaluation:
     """One answer to each question, in order, as text and as parsed; what they are worth; the seconds it took; the answers to what was asked first, by
-    the id of its question."""
+    the id of its question; what each answer alone is worth, 0..1, where that can be said."""
 
     texts: list[str]
     answers: list[Answer | Refusal]
     scores: Scores
     seconds: float
     screened: Mapping[str, str] = field(default_factory=dict)
+    worth: Sequence[float] = ()
 
     @property
     def metric(self) -> str:
@@ -122,7 +123,8 @@ def until(is_asked_to_stop: Callable[[], bool], ask: Asker) -> Asker:
 def judge(task: Task, exam: Exam, texts: list[str], started: float, screened: Mapping[str, str] | None = None) -> Evaluation:
     """What one completion for each question is worth; `started` is when, by `time.perf_counter`, the first was asked for."""
     answers = [task.parse(text, question.contract) for text, question in zip(texts, exam.questions, strict=True)]
-    return Evaluation(texts, answers, exam.measure(answers), time.perf_counter() - started, screened or {})
+    worth = [exam.worth(question, answer) for question, answer in zip(exam.questions, answers, strict=True)]
+    return Evaluation(texts, answers, exam.measure(answers), time.perf_counter() - started, screened or {}, worth)
 
 
 def outcome(before: Evaluation, after: Evaluation) -> dict[str, Any]:

@@ -28,8 +28,8 @@ class Journal:
     def answers(self, name: str, questions: Sequence[Example], evaluation: Evaluation) -> None:
         """What an evaluation was answered, and what it asked first."""
 
-    def end(self, step: int, summary: Mapping[str, Any], pictures: Sequence[Picture]) -> None:
-        """The outcome, after so many steps."""
+    def end(self, step: int, summary: Mapping[str, Any], pictures: Sequence[Picture], examples: Sequence[Example]) -> None:
+        """The outcome, after so many steps, and what was trained on."""
 
     def say(self, line: str | None) -> None:
         """A line for the person at the console, if there is one."""
@@ -82,11 +82,12 @@ class Written(Journal):
     def answers(self, name: str, questions: Sequence[Example], evaluation: Evaluation) -> None:
         if evaluation.screened:
             self.folder.write_answers("presence", evaluation.screened)
-        self.folder.write_answers(name, {question.id: text for question, text in zip(questions, evaluation.texts, strict=True)})
+        said = {question.id: text for question, text in zip(questions, evaluation.texts, strict=True)}
+        self.folder.write_answers(name, said, evaluation.worth)
         self.console.final_seconds = evaluation.seconds  # of the evaluation that is still to come
 
-    def end(self, step: int, summary: Mapping[str, Any], pictures: Sequence[Picture]) -> None:
-        write_report(self.folder.path / "report.html", Report.of(self.folder.path, summary, pictures))
+    def end(self, step: int, summary: Mapping[str, Any], pictures: Sequence[Picture], examples: Sequence[Example]) -> None:
+        write_report(self.folder.path / "report.html", Report.of(self.folder.path, summary, pictures, examples))
         self.logger.log_gallery(step, pictures)
         self.logger.finish(summary)
         self.folder.write_summary(summary)  # at the very end: it says that the run has finished

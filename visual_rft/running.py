@@ -97,7 +97,7 @@ def _train(job: Job[Config], begin: Begin, interrupted: Path | None, held: ExitS
     c, world, started = job.config, job.world, time.perf_counter()
     examples, exam = _given(job)
     trainer = begin(examples)
-    facts = _facts(trainer, examples, exam)
+    facts = _facts(job.command, trainer, examples, exam)
     saved = trainer.tensors() if c.checkpoint.every else trainer.models.whole_weights()
     world.first(lambda: check_room((interrupted or job.folder) / "checkpoints", c.checkpoint, saved))
     folder = RunFolder(instead(job.folder, interrupted)) if interrupted else world.first(lambda: _create(job, facts, held))
@@ -123,7 +123,7 @@ def _train(job: Job[Config], begin: Begin, interrupted: Path | None, held: ExitS
         points.checkpoints.settle(wait=True)
         cost = {"method": trainer.method, "steps": c.steps, "seed": c.seed, "seconds": round(time.perf_counter() - started, 1)}
         summary = {"task": c.task.name, "model": c.model.name} | outcome(before, after) | {"questions": len(exam.questions)} | cost
-        journal.end(c.steps, summary, gallery(exam.questions, {"before": before, "after": after}, c.logger.report_images))
+        journal.end(c.steps, summary, gallery(exam.questions, {"before": before, "after": after}, c.logger.report_images), examples)
     return folder.path
 
 
@@ -137,11 +137,11 @@ def _given(job: Job[Config]) -> tuple[list[Example], Exam]:
     return examples, world.each(lambda: with_masks(c.task, exam, c.hardware, world))
 
 
-def _facts(trainer: Loop, examples: Sequence[Example], exam: Exam) -> dict[str, Any]:
+def _facts(command: str, trainer: Loop, examples: Sequence[Example], exam: Exam) -> dict[str, Any]:
     """The environment, with the fingerprints of all that is learned from and asked."""
     data = {"train": fingerprint(examples), "test": fingerprint(exam.questions)}
     data |= {name: hashlib.sha256(json.dumps(document).encode()).hexdigest() for name, document in trainer.documents().items()}
-    return environment(str(trainer.speaker.device), data)
+    return environment(str(trainer.speaker.device), data, command)
 
 
 def _write(folder: RunFolder, documents: Mapping[str, Any]) -> None:

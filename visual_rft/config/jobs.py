@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -12,6 +13,7 @@ from tempfile import TemporaryFile
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar, cast, get_args, get_type_hints
 
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -21,6 +23,8 @@ from visual_rft.config.ranks import GO_ON, REFUSED, Ending, attempt, final, leav
 from visual_rft.config.refusals import WRITABLE, describe, no_such_key
 from visual_rft.distributed import World, join
 
+OWN_GROUPS = ("command-line", "hydra.searchpath in command-line")  # how Hydra calls what --config-dir adds, to a run and to a sweep
+
 NO_SCHEMAS: Mapping[str, type] = MappingProxyType({})
 
 Schema = TypeVar("Schema")
@@ -29,7 +33,8 @@ Schema = TypeVar("Schema")
 @dataclass(frozen=True)
 class Job(Generic[Schema]):
     """What one run is given: its checked config, the same resolved in plain values and as YAML, its folder (made, absolute), the keys that were
-    typed on the command line, the ranks that run it, and the folder's name of the sweep that it is a job of (None: of none)."""
+    typed on the command line, the ranks that run it, the folder's name of the sweep that it is a job of (None: of none), and the command line that
+    makes the same elsewhere."""
 
     config: Schema
     plain: dict[str, Any]
@@ -38,6 +43,7 @@ class Job(Generic[Schema]):
     typed: tuple[str, ...]
     world: World = field(default_factory=World)
     sweep: str | None = None
+    command: str = ""
 
 
 @dataclass
@@ -89,7 +95,8 @@ class Task(Generic[Schema]):
         node = OmegaConf.structured(config)
         plain = cast(dict[str, Any], OmegaConf.to_container(node, enum_to_str=True))
         keys_typed = tuple(key(override) for override in context.overrides.task)
-        return Job(config, plain, OmegaConf.to_yaml(node), folder, keys_typed, world, Path(context.sweep.dir).name if _is_swept() else None)
+        sweep = Path(context.sweep.dir).name if _is_swept() else None
+        return Job(config, plain, OmegaConf.to_yaml(node), folder, keys_typed, world, sweep, _command(context))
 
     def _remove_if_ours(self, folder: Path) -> None:
         """Hydra makes the folder before the job can refuse; an empty one that is younger than this process goes again."""
@@ -174,6 +181,13 @@ def _strangers(node: DictConfig, prefix: str = "") -> Iterator[str]:
             yield prefix + key
         elif not OmegaConf.is_missing(node, key) and OmegaConf.is_dict(node[key]):
             yield from _strangers(node[key], f"{prefix}{key}.")
+
+
+def _command(context: HydraConf) -> str:
+    """What to type to do this job again, in a folder of its own: a job of a sweep alone, one that was gone on with from its beginning."""
+    own = [f"--config-dir={source.path}" for source in context.runtime.config_sources if source.provider in OWN_GROUPS]
+    said = [override for override in context.overrides.task if key(override) != "resume"]
+    return shlex.join(["python", "-m", f"visual_rft.{context.job.config_name}", *own, *said])
 
 
 def _try_to_write(folder: Path) -> None:

@@ -10,6 +10,11 @@ from visual_rft.vocabulary import ClassAnswer, ClassTruth, Refusal, Scores
 ANOTHER_WORD, REFUSED = "(another word)", "(refused)"  # what a confusion has beside the classes
 
 
+def right(truth: ClassTruth, answer: ClassAnswer | Refusal, aliases: Mapping[str, str] = NO_ALIASES) -> bool:
+    """Whether an answer is right, as in `rewards.strict`; a refused one is wrong."""
+    return not isinstance(answer, Refusal) and canonical_name(answer.name, aliases) == canonical_name(truth.name, aliases)
+
+
 def classification_scores(
     truths: Sequence[ClassTruth],
     answers: Sequence[ClassAnswer | Refusal],

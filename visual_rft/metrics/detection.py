@@ -40,6 +40,15 @@ def well_formed(queries: Iterable[Query]) -> float:
     return percent([not isinstance(query.answer, Refusal) for query in queries])
 
 
+def fit(query: Query) -> float:
+    """What one question's answer is worth, 0..1: the IoUs of `mean_iou`, over as many boxes as there are, true ones or answered ones, whichever are
+    more; 1 where there are none of either. A refusal is worth 0. ValueError as in `mean_iou`."""
+    if isinstance(query.answer, Refusal):
+        return 0.0
+    most = max(len(query.truth), len(query.answer.boxes))
+    return sum(_truth_ious(query)) / most if most else 1.0
+
+
 def _truth_ious(query: Query) -> list[float]:
     """The IoU of the prediction matched to each truth, in no order."""
     iou_NM = iou_matrix(() if isinstance(query.answer, Refusal) else query.answer.boxes, query.truth)

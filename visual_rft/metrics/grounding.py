@@ -16,14 +16,15 @@ def grounding_scores(truths: Sequence[GroundingTruth], answers: Sequence[Groundi
 
     ValueError on a true box without area, or if there are more truths than answers, or fewer.
     """
-    ious = [0.0 if isinstance(answer, Refusal) else _iou(truth, answer) for truth, answer in zip(truths, answers, strict=True)]
+    ious = [iou(truth, answer) for truth, answer in zip(truths, answers, strict=True)]
     values = {
         "mIoU": percent(ious),
-        "accuracy@0.5": percent([iou >= 0.5 for iou in ious]),
+        "accuracy@0.5": percent([one >= 0.5 for one in ious]),
         "well-formed": percent([not isinstance(answer, Refusal) for answer in answers]),
     }
     return Scores(values, {}, refusals(answers))
 
 
-def _iou(truth: GroundingTruth, answer: GroundingAnswer) -> float:
-    return float(iou_matrix([truth.box], [answer.box])[0, 0])
+def iou(truth: GroundingTruth, answer: GroundingAnswer | Refusal) -> float:
+    """IoU with the true box, 0 of a refusal. ValueError on a true box without area."""
+    return 0.0 if isinstance(answer, Refusal) else float(iou_matrix([truth.box], [answer.box])[0, 0])

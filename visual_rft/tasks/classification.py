@@ -7,7 +7,7 @@ from typing import cast
 
 from visual_rft.class_names import ClassNames, check_aliases, merged, read_names
 from visual_rft.images import AnnotatedImage, ImageSet
-from visual_rft.metrics.classification import classification_scores
+from visual_rft.metrics.classification import classification_scores, right
 from visual_rft.parsing import canonical_name, parse_classification
 from visual_rft.rewards import paper, strict
 from visual_rft.rewards.options import Family, RewardOptions
@@ -91,7 +91,12 @@ def task(options: ClassificationOptions, rewards: RewardOptions) -> Task:
 
 def exam(options: ClassificationOptions, asked: Sequence[Example], data: ImageSet) -> Exam:
     """What is asked, and what answers are worth: accuracy, over all images and as the mean of the classes; what was said for what."""
-    return Exam(asked, partial(measure, asked, aliases=options.table(), classes=options.classes_of(data)))
+    aliases = options.table()
+
+    def worth(question: Example, answer: ClassAnswer | Refusal) -> float:
+        return float(right(cast(ClassTruth, question.truth), answer, aliases))
+
+    return Exam(asked, partial(measure, asked, aliases=aliases, classes=options.classes_of(data)), worth)
 
 
 def questions(images: Sequence[AnnotatedImage], categories: Sequence[str], kind: str, style: Style) -> list[Example]:

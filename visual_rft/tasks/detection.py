@@ -20,7 +20,7 @@ from visual_rft.metrics.average_precision import (
     lvis_average_precision,
 )
 from visual_rft.metrics.averages import refusals
-from visual_rft.metrics.detection import Query, mean_iou, rightly_empty, well_formed
+from visual_rft.metrics.detection import Query, fit, mean_iou, rightly_empty, well_formed
 from visual_rft.parsing import parse_detection
 from visual_rft.rewards import paper, strict
 from visual_rft.rewards.options import Family, RewardOptions
@@ -130,13 +130,22 @@ def exam(options: DetectionOptions, asked: Sequence[Example], data: ImageSet) ->
         category_ids=data.category_ids,
         categories=categories,
     )
-    return Exam(asked, partial(measure, asked, boxes), screening(asked) if options.present is Present.predicted else None, boxes)
+    return Exam(asked, partial(measure, asked, boxes), worth, screening(asked) if options.present is Present.predicted else None, boxes)
+
+
+def worth(question: Example, answer: DetectionAnswer | Refusal) -> float:
+    """Of one answer: how well its boxes fit, extra and missing ones counted."""
+    return fit(_query(question, answer))
+
+
+def _query(question: Example, answer: DetectionAnswer | Refusal) -> Query:
+    return Query(question.asked_about.id, question.subject, question.truth.boxes, answer)
 
 
 def measure(asked: Sequence[Example], boxes: BoxExam, answers: Sequence[DetectionAnswer | Refusal]) -> Scores:
     """What the answers to all questions of an exam are worth."""
     scores = boxes.measure(boxes.of(answers))
-    queries = [Query(e.asked_about.id, e.subject, e.truth.boxes, answer) for e, answer in zip(asked, answers, strict=True)]
+    queries = [_query(e, answer) for e, answer in zip(asked, answers, strict=True)]
     empty = rightly_empty(queries)
     values = dict(scores.values) | ({} if empty is None else {"rightly empty": empty}) | {"well-formed": well_formed(queries)}
     return Scores(values, scores.by_category, refusals(answers))

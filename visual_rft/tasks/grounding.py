@@ -1,6 +1,6 @@
 """Grounding: the one box that an implicit instruction means."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,7 +10,7 @@ from numpy.random import Generator
 from visual_rft.boxes import convert, whole, xywh_to_xyxy
 from visual_rft.frames import Box, Original
 from visual_rft.images import AnnotatedImage, ImageSet, Instruction, Outline
-from visual_rft.metrics.grounding import grounding_scores
+from visual_rft.metrics.grounding import grounding_scores, iou
 from visual_rft.metrics.masks import Masks, mask_scores, paint
 from visual_rft.parsing import parse_grounding
 from visual_rft.rewards import paper, strict
@@ -47,7 +47,8 @@ def exam(_: GroundingOptions, asked: Sequence[Example], data: ImageSet) -> Exam:
     outlines = {(image.id, one.text): one.outline for image in data.images for one in image.instructions}
     truths = [outlines.get((question.asked_about.id, question.subject)) for question in asked]
     outlined = [truth for truth in truths if truth is not None]
-    return Exam(asked, partial(measure, asked, exact), masks=partial(mask_measure, asked, outlined) if len(outlined) == len(truths) else None)
+    masks = partial(mask_measure, asked, outlined) if len(outlined) == len(truths) else None
+    return Exam(asked, partial(measure, asked, exact), partial(worth, boxes), masks=masks)
 
 
 def questions(images: Sequence[AnnotatedImage], rng: Generator, style: Style) -> list[Example]:
@@ -58,9 +59,18 @@ def questions(images: Sequence[AnnotatedImage], rng: Generator, style: Style) ->
 def measure(asked: Sequence[Example], exact_xywh: Sequence[Box], answers: Sequence[GroundingAnswer | Refusal]) -> Scores:
     """mIoU, and the share of boxes with an IoU of 0.5 or more, with the boxes as the data label them: the truths of the questions are in whole
     numbers of the frame that the model speaks."""
-    truths = [GroundingTruth((x, y, x + w, y + h)) for x, y, w, h in exact_xywh]
     found = [one if isinstance(one, Refusal) else GroundingAnswer(_in_pixels(question, one)) for question, one in zip(asked, answers, strict=True)]
-    return grounding_scores(truths, found)
+    return grounding_scores([_true(box) for box in exact_xywh], found)
+
+
+def worth(exact_xywh: Mapping[tuple[int, str], Box], question: Example, answer: GroundingAnswer) -> float:
+    """The IoU of one answer with the box as the data label it, by image and instruction."""
+    return iou(_true(exact_xywh[question.asked_about.id, question.subject]), GroundingAnswer(_in_pixels(question, answer)))
+
+
+def _true(box_xywh: Box) -> GroundingTruth:
+    x, y, w, h = box_xywh
+    return GroundingTruth((x, y, x + w, y + h))
 
 
 def _in_pixels(question: Example, answer: GroundingAnswer) -> Box:

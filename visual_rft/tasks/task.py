@@ -131,10 +131,12 @@ class Screening:
 @dataclass(frozen=True)
 class Exam:
     """The questions of an evaluation, and what an answer or a refusal to each is worth; with `boxes`, what a file of boxes is worth, and the same
-    answers as such a file; with `masks`, further scores of answers whose boxes somebody turns into masks."""
+    answers as such a file; with `masks`, further scores of answers whose boxes somebody turns into masks. `worth`: (question, answer) -> what that
+    answer alone is worth, 0..1, by which two runs are compared question by question; from a half on it is a good one."""
 
     questions: Sequence[Example]
     measure: Callable[[Sequence[Any]], Scores]
+    worth: Callable[[Example, Any], float]
     screening: Screening | None = None
     boxes: "BoxExam | None" = None
     masks: Callable[[Sequence[Any], Segment], dict[str, float]] | None = None

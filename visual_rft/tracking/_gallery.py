@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from html import escape
 
 from visual_rft.frames import Box
-from visual_rft.tracking._page import details
+from visual_rft.tracking._page import details, legend_of
 from visual_rft.tracking._svg import boxes_svg, frame, picture_again_svg, picture_svg
 from visual_rft.tracking.pictures import Picture, labels
 from visual_rft.vocabulary import Answer, Refusal
 
+AT_ONCE = 6  # cards with boxes; of smaller ones twice as many
 KINDS = ("before", "after")  # the page's colours of an earlier and of the last answer
 
 
@@ -16,12 +17,17 @@ def gallery(pictures: Sequence[Picture]) -> str:
     """A card each, under a legend of their colours; empty without pictures. Pictures without boxes are small."""
     if not pictures:
         return ""
-    cards = "".join(_card(picture, f"picture{index}") for index, picture in enumerate(pictures))
+    cards = [_card(picture, f"picture{index}") for index, picture in enumerate(pictures)]
     if not any(map(_has_boxes, pictures)):
-        return f'<div class="grid">{cards}</div>'
+        return _folded(cards, "grid", AT_ONCE * 2)
     marks = {"truth": "truth"} | {name: kind for picture in pictures for name, kind in _kinds(picture).items()}
-    legend = "".join(f'<i class="{kind}"></i>{escape(name)}' for name, kind in marks.items())
-    return f'<p><small>{legend}</small></p><div class="grid gallery">{cards}</div>'
+    return f"<p><small>{legend_of(marks)}</small></p>{_folded(cards, 'grid gallery', AT_ONCE)}"
+
+
+def _folded(cards: Sequence[str], kind: str, at_once: int) -> str:
+    """So many of them, the others behind a line that opens."""
+    first, more = (f'<div class="{kind}">{"".join(some)}</div>' for some in (cards[:at_once], cards[at_once:]))
+    return f"{first}<details><summary>{len(cards) - at_once} more</summary>{more}</details>" if len(cards) > at_once else first
 
 
 def _has_boxes(picture: Picture) -> bool:
@@ -48,7 +54,7 @@ def _card(picture: Picture, picture_id: str) -> str:
         shown = picture_svg(picture.image, picture_id, "") + "".join(f"<p>{words}</p>" for words in said.values())
     truth = f"<p>{escape(f'truth: {picture.truth}')}</p>" if str(picture.truth) else ""
     texts = "".join(details(escape(f"Completion {name}"), text) for name, text in picture.texts.items())
-    return f"<article><p>{escape(picture.question)}</p>{truth}{shown}{texts}</article>"
+    return f'<article><p class="question">{escape(picture.question)}</p>{truth}{shown}{texts}</article>'
 
 
 def _words(answer: Answer | Refusal, truth: Sequence[Box]) -> str:
@@ -59,7 +65,7 @@ def _words(answer: Answer | Refusal, truth: Sequence[Box]) -> str:
 
 def _drawn(picture: Picture, name: str, kind: str) -> str:
     """The true boxes, and over them the answer's with their labels."""
-    width, height = frame(picture.image)
+    width, height = frame(picture.image.size)
     truth, answer = picture.truth.boxes, picture.answers[name]
     boxes = boxes_svg(truth, [""] * len(truth), kind="truth", of=picture.frame, width=width, height=height)
     if isinstance(answer, Refusal):

@@ -6,7 +6,7 @@ Axes: A arms, R runs of one arm.
 import json
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -14,17 +14,17 @@ from typing import Any
 
 from scipy import stats
 
-from visual_rft.tracking._curves import curve, curve_keys
+from visual_rft.tracking._charts import colour, curves_svg
+from visual_rft.tracking._curves import by_room, curve, curve_keys, mean, thinned
+from visual_rft.tracking._first import signs_of, signs_of_trouble
+from visual_rft.tracking._flips import flips_html
 from visual_rft.tracking._format import duration, number
-from visual_rft.tracking._page import page, section, table
-from visual_rft.tracking._svg import Points, curves_svg
+from visual_rft.tracking._page import in_rooms, legend_of, page, section, table
 from visual_rft.tracking.runfolder import write_atomically
 from visual_rft.tracking.runs import Run
 
 FIRST_KEYS = ("task.name", "model.name", "method", "reasoning")  # what best tells two arms apart
 WELL_FORMED = "well-formed"  # the score that every task has
-COLOURS, DASHES = 8, 3  # the classes a0 … and d0 … of the page's style
-POINTS = 200  # of one line: more cannot be told apart at the width of a figure
 
 
 @dataclass(frozen=True)
@@ -188,13 +188,32 @@ def write_page(path: Path, arms: Sequence[Arm]) -> None:
     body = "".join(
         [
             f"<h1>{title}</h1><p><small>{told}</small></p>",
+            _trouble(arms),
             section("Before and after", _scores(arms)),
+            section("Question by question", _flips(arms)),
             section("By category", "".join(f"<h3>{escape(arm.label)}</h3>{_by_category(arm)}" for arm in arms if categories(arm))),
             section("Curves", _curves(arms)),
             section("Runs", "".join(f"<h3>{escape(arm.label)}</h3>{_runs(arm)}" for arm in arms)),
         ]
     )
     write_atomically(path, page(f"{title}: {runs} runs", body))
+
+
+def _trouble(arms: Sequence[Arm]) -> str:
+    """Each run's signs, under its name."""
+    found = [(arm, run, signs_of(run.metrics)) for arm in arms for run in arm.runs]
+    return "".join(f"<h3>{escape(arm.label)}, seed {run.seed}</h3>{signs_of_trouble(signs, can_look=False)}" for arm, run, signs in found if signs)
+
+
+def _flips(arms: Sequence[Arm]) -> str:
+    """Each further arm beside the first one of its task."""
+    first: dict[str, Arm] = {}
+    told = ""
+    for arm in arms:
+        base = first.setdefault(arm.runs[0].task, arm)
+        told += flips_html((base.label, arm.label), base.runs, arm.runs) if arm is not base else ""
+    note = "How well boxes fit, extra and missing ones counted, or whether a name is right, 0 to 1; from 0.5 on an answer counts as good."
+    return f"<p><small>{note}</small></p>{told}" if told else ""
 
 
 def _scores(arms: Sequence[Arm]) -> str:
@@ -223,23 +242,19 @@ def _runs(arm: Arm) -> str:
 
 
 def _curves(arms: Sequence[Arm]) -> str:
-    keys = curve_keys(line for arm in arms for run in arm.runs for line in run.metrics)
-    figures = [curves_svg(key, list(_series(arms, key))) for key in keys]
-    legend = "".join(f'<i class="{_style(index)}"></i>{escape(arm.label)}' for index, arm in enumerate(arms))
-    return f'<p>{legend} <small>(thick: mean of the runs, thin: each)</small></p><div class="grid">{"".join(figures)}</div>' if figures else ""
+    rooms = by_room(curve_keys(line for arm in arms for run in arm.runs for line in run.metrics))
+    legend = legend_of({arm.label: colour(index) for index, arm in enumerate(arms)})
+    drawn = in_rooms({room: f'<div class="grid">{"".join(_figure(arms, key) for key in keys)}</div>' for room, keys in rooms.items()})
+    return f"<p>{legend} <small>(thick: mean of the runs, thin: each)</small></p>{drawn}" if drawn else ""
 
 
-def _style(index: int) -> str:
-    return f"a{index % COLOURS} d{index // COLOURS % DASHES}"
-
-
-def _series(arms: Sequence[Arm], key: str) -> Iterator[tuple[str, Points]]:
-    """Each run of each arm, thin, and over them the mean of each arm."""
+def _figure(arms: Sequence[Arm], key: str) -> str:
+    """Each run of each arm, thin, and over them the mean of each arm, which is told under the pointer."""
     curves = [[_curve(run.metrics, key) for run in arm.runs] for arm in arms]
-    for index, curves_R in enumerate(curves):
-        yield from ((f"{_style(index)} run", _thinned(one)) for one in curves_R if len(curves_R) > 1)
-    for index, curves_R in enumerate(curves):
-        yield _style(index), _thinned(mean_curve(curves_R))
+    thin = [(f"{colour(index)} run", thinned(list(one.items()))) for index, curves_R in enumerate(curves) for one in curves_R if len(curves_R) > 1]
+    means = [(colour(index), thinned(list(mean_curve(curves_R).items()))) for index, curves_R in enumerate(curves)]
+    said = [(arm.label, kind, points) for arm, (kind, points) in zip(arms, means, strict=True)]
+    return curves_svg(key, [*thin, *means], said)
 
 
 def _curve(metrics: Sequence[Mapping[str, float]], key: str) -> dict[int, float]:
@@ -249,17 +264,4 @@ def _curve(metrics: Sequence[Mapping[str, float]], key: str) -> dict[int, float]
 def mean_curve(curves_R: Sequence[Mapping[int, float]]) -> dict[int, float]:
     """At each step the mean of the runs that have a finite number there; NaN where none has."""
     steps = sorted({step for one in curves_R for step in one})
-    return {step: _mean([one.get(step, math.nan) for one in curves_R]) for step in steps}
-
-
-def _thinned(points: Mapping[int, float]) -> Points:
-    """At most POINTS points: the mean of as many neighbouring steps as that takes, at the last of them."""
-    steps = sorted(points)
-    size = max(math.ceil(len(steps) / POINTS), 1)
-    chunks = [steps[first : first + size] for first in range(0, len(steps), size)]
-    return [(chunk[-1], _mean([points[step] for step in chunk])) for chunk in chunks]
-
-
-def _mean(values: Sequence[float]) -> float:
-    finite = [value for value in values if math.isfinite(value)]
-    return statistics.fmean(finite) if finite else math.nan
+    return {step: mean([one.get(step) for one in curves_R]) for step in steps}

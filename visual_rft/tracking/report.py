@@ -1,55 +1,63 @@
-"""The report of one run: a single HTML file that needs no network and no script, readable on a phone, in the light and in the dark.
+"""The report of one run: a single HTML file that needs no network, readable on a phone, in the light and in the dark.
 
 It knows no task: it shows whatever scores, curves, answers and reward parts there are. Everything a model or a user wrote passes through
-`html.escape`; the content policy forbids whatever would slip through.
+`html.escape`, or is JSON that the page's script shows as text; the content policy forbids whatever would slip through.
 """
 
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from visual_rft.tracking._curves import curve, curve_keys
-from visual_rft.tracking._format import difference, duration, number
+from visual_rft.tracking._charts import curve_svg, stacked_svg
+from visual_rft.tracking._curves import by_room, curve, curve_keys, keys_under, mean, stages, thinned
+from visual_rft.tracking._explorer import explorer
+from visual_rft.tracking._first import again, cost, headline, shared, signs_of, signs_of_trouble
+from visual_rft.tracking._format import difference, number
 from visual_rft.tracking._gallery import gallery
-from visual_rft.tracking._page import details, page, section, table
-from visual_rft.tracking._svg import curve_svg
+from visual_rft.tracking._page import details, in_rooms, page, section, table
+from visual_rft.tracking._rollouts import Rollouts, read_rollouts
 from visual_rft.tracking.pictures import Picture
 from visual_rft.tracking.runfolder import write_atomically
+from visual_rft.vocabulary import Example
 
-ROLLOUTS_SHOWN = 2  # best, and as many worst, of a step
-SHOWN_ELSEWHERE = ("task", "model", "metric", "before", "after", "value", "steps", "seconds")
 BY_CATEGORY, REFUSED, CONFUSION = "by category", "refused", "confusion"  # what an evaluation holds beside its scores
 CONFUSIONS_SHOWN = 12
+REWARD = "reward/mean"  # drawn beside the scores: whether the one moves with the other
 
 
 @dataclass(frozen=True)
 class Report:
     """What a report shows.
 
-    summary: as in `summary.json`, each `evaluation…` of it a column; metrics: the lines of `metrics.jsonl`; rollouts: those of `rollouts.jsonl`
-    by step, of the first and the last step.
+    summary: as in `summary.json`, each `evaluation…` of it a column; environment: `environment.json`; metrics: the lines of `metrics.jsonl`;
+    rollouts: some of those of `rollouts.jsonl`; examples: what was trained on, by id.
     """
 
     summary: Mapping[str, Any]
     config_yaml: str
     metrics: Sequence[Mapping[str, Any]]
-    rollouts: Mapping[int, Sequence[Mapping[str, Any]]]
+    rollouts: Rollouts
     pictures: Sequence[Picture]
+    examples: Mapping[str, Example] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, folder: Path, summary: Mapping[str, Any], pictures: Sequence[Picture]) -> "Report":
+    def of(cls, folder: Path, summary: Mapping[str, Any], pictures: Sequence[Picture], examples: Sequence[Example] = ()) -> "Report":
         """The report of the run in `folder`; of an evaluation, which has neither metrics nor rollouts, as well."""
-        config = folder / "config.yaml"
+        config, environment = folder / "config.yaml", folder / "environment.json"
+        metrics = list(_lines(folder / "metrics.jsonl"))
         return cls(
             summary=summary,
             config_yaml=config.read_text(encoding="utf-8") if config.exists() else "",
-            metrics=list(_lines(folder / "metrics.jsonl")),
-            rollouts=_first_and_last(_lines(folder / "rollouts.jsonl")),
+            metrics=metrics,
+            rollouts=read_rollouts(folder / "rollouts.jsonl", {sign.step for sign in signs_of(metrics)}),
             pictures=pictures,
+            examples={example.id: example for example in examples},
+            environment=json.loads(environment.read_text(encoding="utf-8")) if environment.exists() else {},
         )
 
     @property
@@ -65,66 +73,39 @@ def _lines(file: Path) -> Iterator[dict[str, Any]]:
             yield from map(json.loads, lines)
 
 
-def _first_and_last(records: Iterator[dict[str, Any]]) -> dict[int, list[dict[str, Any]]]:
-    """The records of the first and of the last step, by step; never more than two steps in memory."""
-    kept: dict[int, list[dict[str, Any]]] = {}
-    for record in records:
-        if record["step"] not in kept and len(kept) == 2:
-            kept.popitem()
-        kept.setdefault(record["step"], []).append(record)
-    return kept
-
-
 def write_report(path: Path, report: Report) -> None:
     """Write the report to `path` as one self-contained file."""
     title = escape(" · ".join(str(report.summary[key]) for key in ("task", "model") if key in report.summary))
     evaluations = report.evaluations
+    rollouts = explorer(report.rollouts, report.examples)
     body = "".join(
         [
-            f"<h1>{title}</h1>{_headline(report.summary, evaluations)}{_skipped(report.metrics)}",
-            section("Scores", _scores(evaluations)),
+            f"<h1>{title}</h1>{headline(evaluations)}",
+            cost(report.summary, report.environment, report.metrics, report.rollouts.completions),
+            signs_of_trouble(signs_of(report.metrics), can_look=bool(rollouts)),
+            again(report.environment.get("command")),
+            section("Scores", _beside(_scores(evaluations), _figure(report.metrics, REWARD))),
+            section("Answers to test questions", gallery(report.pictures)),
+            section("Curves", _curves(report.metrics)),
+            section("Rollouts", rollouts),
             section("Scores by category", _scores({name: evaluation.get(BY_CATEGORY, {}) for name, evaluation in evaluations.items()})),
             section("Taken for another", _confusions(evaluations)),
-            section("Curves", _curves(report.metrics)),
-            section("Answers to test questions", gallery(report.pictures)),
-            section("Best and worst rollouts", _rollouts(report.rollouts)),
             section("Refusals", _refused_in_training(report.metrics) + _refused_at_the_test(evaluations)),
+            section("Where the time goes", _time(report.metrics)),
             section("Configuration", details("config.yaml", report.config_yaml) if report.config_yaml else ""),
         ]
     )
     write_atomically(path, page(title, body))
 
 
-def _headline(summary: Mapping[str, Any], evaluations: Mapping[str, Mapping[str, Any]]) -> str:
-    """The task's own metric, which is an evaluation's first score; what it cost; what else the summary says."""
-    result = ""
-    for name, values in _shared(evaluations)[:1]:
-        *earlier, last = map(number, values)
-        result = f'<p class="headline">{escape(name)} {"".join(f"{value} → " for value in earlier)}<b>{last}</b></p>'
-    steps = f"{summary['steps']} steps " if "steps" in summary else ""
-    cost = f"<p>{escape(steps)}in {duration(summary['seconds'])}</p>" if "seconds" in summary else ""
-    rest = " · ".join(f"{key} {value}" for key, value in summary.items() if key not in SHOWN_ELSEWHERE and not isinstance(value, Mapping))
-    return f"{result}{cost}<p><small>{escape(rest)}</small></p>"
-
-
-def _skipped(metrics: Sequence[Mapping[str, Any]]) -> str:
-    """`policy/skipped_steps` counts from the beginning of the run."""
-    skipped = max((line.get("policy/skipped_steps") or 0 for line in metrics), default=0)
-    steps = f"{skipped:.0f} step{'s' if skipped > 1 else ''}"
-    return f"<p><b>{steps} skipped</b>: a loss or gradient was not finite; the batches are in skipped/</p>" if skipped else ""
-
-
-def _shared(evaluations: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[float | None]]]:
-    """(name, its value in each evaluation) of the numbers that all evaluations hold, in the order of the first."""
-    columns = list(evaluations.values())
-    names = [name for name, value in columns[0].items() if not isinstance(value, Mapping)] if columns else []
-    return [(name, [column[name] for column in columns]) for name in names if all(name in column for column in columns)]
+def _beside(left: str, right: str) -> str:
+    return f'<div class="grid wide"><div>{left}</div>{right}</div>' if left and right else left
 
 
 def _scores(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
     """A row for each number, with its change where there are two evaluations."""
     pair = len(evaluations) == 2
-    rows = [(name, *map(number, values), *([number(difference(*values), "+.2f")] if pair else [])) for name, values in _shared(evaluations)]
+    rows = [(name, *map(number, values), *([number(difference(*values), "+.2f")] if pair else [])) for name, values in shared(evaluations)]
     return table(("", *evaluations, *(["change"] if pair else [])), rows) if rows else ""
 
 
@@ -140,39 +121,45 @@ def _confusions(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _curves(metrics: Sequence[Mapping[str, Any]]) -> str:
-    """Not of the scores: two points are in their table."""
-    figures = [curve_svg(key, curve(metrics, key)) for key in curve_keys(metrics) if not key.startswith("eval/")]
-    return f'<div class="grid">{"".join(figures)}</div>' if figures else ""
+    """Room by room. Not of the scores: two points are in their table; nor of what has a place of its own."""
+    rooms = by_room(key for key in curve_keys(metrics) if key != REWARD and not key.startswith(("eval/", "refused/")))
+    return in_rooms({room: _drawn(metrics, keys) for room, keys in rooms.items()})
+
+
+def _drawn(metrics: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> str:
+    figures = "".join(_figure(metrics, key) for key in keys)
+    return f'<div class="grid">{figures}</div>' if figures else ""
+
+
+def _figure(metrics: Sequence[Mapping[str, Any]], key: str) -> str:
+    points = curve(metrics, key)
+    return curve_svg(key, thinned(points)) if points else ""
 
 
 def _refused_in_training(metrics: Sequence[Mapping[str, Any]]) -> str:
     keys = [key for key in curve_keys(metrics) if key.startswith("refused/")]
-    shares = {key.removeprefix("refused/"): [100 * (value or 0.0) for _, value in curve(metrics, key)] for key in keys}
-    rows = [(reason, *(number(value) for value in (values[0], values[-1], sum(values) / len(values)))) for reason, values in shares.items()]
-    return table(("% of the rollouts", "first step", "last step", "mean of all steps"), rows) if rows else ""
+    if not keys:
+        return ""
+    shares = {key.removeprefix("refused/"): [(step, 100 * (value or 0.0)) for step, value in curve(metrics, key)] for key in keys}
+    rows = [(reason, *map(number, (points[0][1], points[-1][1], mean([value for _, value in points])))) for reason, points in shares.items()]
+    told = table(("% of the rollouts", "first step", "last step", "mean of all steps"), rows)
+    return f'<div class="grid wide">{stacked_svg("% of the rollouts, by reason", list(shares.items()))}{told}</div>'
+
+
+def _time(metrics: Sequence[Mapping[str, Any]]) -> str:
+    """Seconds of each step by stage, what share of all steps each is; speed and memory."""
+    layers = stages(metrics)
+    further = _drawn(metrics, keys_under(metrics, "throughput", "memory"))
+    if not layers:
+        return further
+    seconds = {stage: sum(value or 0.0 for _, value in points) for stage, points in layers.items()}
+    steps, every = len(next(iter(layers.values()))), sum(seconds.values()) or 1.0
+    rows = [(stage, number(spent / steps, ".3f"), number(100 * spent / every, ".1f")) for stage, spent in seconds.items()]
+    told = table(("stage", "seconds a step", "% of the step"), rows)
+    return f'<div class="grid wide">{stacked_svg("seconds a step, by stage", list(layers.items()))}{told}</div>{further}'
 
 
 def _refused_at_the_test(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
     counts = [evaluation.get(REFUSED, {}) for evaluation in evaluations.values()]
     rows = [(reason, *(number(count.get(reason, 0), ".0f") for count in counts)) for reason in dict.fromkeys(r for count in counts for r in count)]
     return table(("test answers", *evaluations), rows) if rows else ""
-
-
-def _rollouts(by_step: Mapping[int, Sequence[Mapping[str, Any]]]) -> str:
-    """What was rewarded at the beginning beside what is at the end."""
-    ranked = {step: sorted(records, key=_reward, reverse=True) for step, records in by_step.items()}
-    shown = {f"Best of step {step}": records[:ROLLOUTS_SHOWN] for step, records in ranked.items()}
-    shown |= {f"Worst of step {step}": records[ROLLOUTS_SHOWN:][-ROLLOUTS_SHOWN:][::-1] for step, records in ranked.items()}
-    cells = [f'<div><h3>{title}</h3><div class="grid">{"".join(map(_rollout, records))}</div></div>' for title, records in shown.items() if records]
-    return f'<div class="grid gallery">{"".join(cells)}</div>' if cells else ""
-
-
-def _reward(record: Mapping[str, Any]) -> float:
-    return float("-inf") if record["reward"] is None else float(record["reward"])
-
-
-def _rollout(record: Mapping[str, Any]) -> str:
-    parts = " · ".join(f"{name} {number(value)}" for name, value in record["rewards"].items())
-    refused = f" · refused: {record['refused']}" if record["refused"] else ""
-    line = f"{record['example']} · {parts}{refused} · advantage {number(record['advantage'], '+.2f')} · {record['tokens']} tokens"
-    return f"<article><b>{number(record['reward'])}</b> <small>{escape(line)}</small><pre>{escape(record['completion'])}</pre></article>"

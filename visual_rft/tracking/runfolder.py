@@ -120,10 +120,11 @@ class RunFolder:
         assert "step" not in metrics, "step is the first argument"
         self._append("metrics.jsonl", [{"step": step} | {key: float(metrics[key]) for key in sorted(metrics)}])
 
-    def write_answers(self, name: str, answers: Mapping[str, str]) -> None:
-        """The completions of one evaluation, by the id of their question -> `answers_<name>.jsonl`, one line a question. What was kept of them before
-        goes."""
-        lines = (_json({"example": question, "completion": text}) for question, text in answers.items())
+    def write_answers(self, name: str, answers: Mapping[str, str], worth: Sequence[float] = ()) -> None:
+        """The completions of one evaluation, by the id of their question -> `answers_<name>.jsonl`, one line a question, with what each is worth, if
+        that is known. What was kept of them before goes."""
+        told = [{"worth": round(one, 4)} for one in worth] or [{}] * len(answers)
+        lines = (_json({"example": question, "completion": text} | more) for (question, text), more in zip(answers.items(), told, strict=True))
         write_atomically(self.path / f"answers_{name}.jsonl", "".join(line + "\n" for line in lines))
         self.forget_answers(name)
 
@@ -258,10 +259,12 @@ def rollout_records(
     ]
 
 
-def environment(device: str, fingerprints: Mapping[str, str]) -> dict[str, Any]:
-    """What a run depended on beside its configuration. `git` is None unless the package is tracked in a checkout; `data` is `fingerprints`."""
+def environment(device: str, fingerprints: Mapping[str, str], command: str) -> dict[str, Any]:
+    """What a run depended on beside its configuration, and the command that began it. `git` is None unless the package is tracked in a checkout;
+    `data` is `fingerprints`."""
     cuda = torch.device(device).type == "cuda"
     return {
+        "command": command,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "transformers": version("transformers"),

@@ -24,12 +24,20 @@ REMEDY = "run it again, or leave its folder out of runs=…"
 
 
 @dataclass(frozen=True)
+class Judged:
+    """The completion to a test question, and what it is worth, 0..1."""
+
+    text: str
+    worth: float
+
+
+@dataclass(frozen=True)
 class Run:
     """A finished run. NaN stands where it has no number.
 
     scores: before and after by name, the task's metric first; setting: dotted key -> value, as text, of all that runs of one arm share;
     metrics: the lines of `metrics.jsonl`; environment: `environment.json`, empty where there is none; categories: the metric of each, before and
-    after.
+    after; answers: those of `answers_after.jsonl` that say what they are worth, by question.
     """
 
     folder: Path
@@ -43,6 +51,7 @@ class Run:
     metrics: Sequence[Mapping[str, float]]
     environment: Mapping[str, Any]
     categories: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    answers: Mapping[str, "Judged"] = field(default_factory=dict)
 
 
 def find_runs(patterns: Sequence[str]) -> tuple[list[Path], list[Path]]:
@@ -110,9 +119,20 @@ def read_run(folder: Path) -> Run:
     data = environment.get("data")
     if isinstance(data, dict) and "test" in data:  # what was asked; the seed draws what was trained on
         outcome["data.test"] = _plain(data["test"])[:DIGITS]
-    return Run(
-        folder, task, model, metric, seed, seconds, scores, setting | outcome, list(_metrics(folder / "metrics.jsonl")), environment, categories
-    )
+    metrics, answers = list(_metrics(folder / "metrics.jsonl")), dict(_answers(folder / "answers_after.jsonl"))
+    return Run(folder, task, model, metric, seed, seconds, scores, setting | outcome, metrics, environment, categories, answers)
+
+
+def _answers(file: Path) -> Iterator[tuple[str, Judged]]:
+    """None of a run that did not say what each is worth: it was made before that was written."""
+    for row, text in enumerate(_text(file).splitlines() if file.exists() else [], start=1):
+        line = _object(text, f"{file}, line {row}")
+        if "worth" not in line:
+            continue
+        try:
+            yield str(line["example"]), Judged(str(line["completion"]), _number(line, "worth"))
+        except (KeyError, ValueError, OverflowError) as error:
+            raise ValueError(f"{file}, line {row}: {error}; {REMEDY}") from error
 
 
 def _shared(summary: Mapping[str, Any]) -> tuple[dict[str, tuple[float, float]], dict[str, tuple[float, float]]]:

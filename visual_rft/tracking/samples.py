@@ -43,13 +43,15 @@ def rows(samples: Sequence[Sample]) -> list[tuple[str, ...]]:
 def write_samples(path: Path, title: str, samples: Sequence[Sample]) -> None:
     """One self-contained HTML file."""
     cards = "".join(_card(sample, f"sample{number}") for number, sample in enumerate(samples))
-    write_atomically(path, page(escape(title), f'<h1>{escape(title)}</h1>{table(COLUMNS, rows(samples))}<div class="grid gallery">{cards}</div>'))
+    write_atomically(
+        path, page(escape(title), f'<h1>{escape(title)}</h1>{table(COLUMNS, rows(samples))}<div class="grid gallery">{cards}</div>', moves=False)
+    )
 
 
 def _card(sample: Sample, name: str) -> str:
     example = sample.example
     image = example.image
-    width, height = frame(image)
+    width, height = frame(image.size)
     labels = [example.subject] * len(example.truth.boxes)
     boxes = boxes_svg(example.truth.boxes, labels, kind="truth", of=example.contract.frame, width=width, height=height)
     more = f", with {len(example.images) - 1} before it" if len(example.images) > 1 else ""

@@ -1,0 +1,72 @@
+"""The first screen of a report: how much better the model became, what that cost, what looks like trouble, and how to do it again."""
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from visual_rft.tracking._format import difference, duration, number
+from visual_rft.tracking.signs import Sign, signs
+
+SHOWN_ELSEWHERE = ("task", "model", "metric", "before", "after", "value", "steps", "seconds")
+CHEATING = ("hacking", "more_boxes", "empty_answers", "form_alone", "thinking_gone")  # signs that reward is had otherwise than it is meant
+Evaluations = Mapping[str, Mapping[str, Any]]  # by name; each as `evaluation.Evaluation.plain`
+
+
+def headline(evaluations: Evaluations) -> str:
+    """The task's own metric, which is an evaluation's first score, and its change where there are two."""
+    for name, values in shared(evaluations)[:1]:
+        *earlier, last = map(number, values)
+        change = difference(*values) if len(values) == 2 else None
+        mood = "" if not change else "good" if change > 0 else "bad"
+        told = "" if change is None else f' <small class="{mood}">({number(change, "+.2f")})</small>'
+        return f'<p class="headline"><small>{escape(name)}</small> {"".join(f"{value} → " for value in earlier)}<b>{last}</b>{told}</p>'
+    return ""
+
+
+def shared(evaluations: Evaluations) -> list[tuple[str, list[float | None]]]:
+    """(name, its value in each evaluation) of the numbers that all evaluations hold, in the order of the first."""
+    columns = list(evaluations.values())
+    names = [name for name, value in columns[0].items() if not isinstance(value, Mapping)] if columns else []
+    return [(name, [column[name] for column in columns]) for name in names if all(name in column for column in columns)]
+
+
+def cost(summary: Mapping[str, Any], environment: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]], completions: int) -> str:
+    """Steps, time, completions, memory, the device; what else the summary says; where the code stood."""
+    peak = max((line.get("memory/peak_gb") or 0.0 for line in metrics), default=0.0)
+    git = environment.get("git") or {}
+    facts = {
+        "steps": summary.get("steps"),
+        "time": duration(summary["seconds"]) if "seconds" in summary else None,
+        "completions": f"{completions:,}" if completions else None,
+        "peak memory": f"{peak:.1f} GB" if peak else None,
+        "device": environment.get("device_name"),
+    }
+    facts |= {key: value for key, value in summary.items() if key not in SHOWN_ELSEWHERE and not isinstance(value, Mapping)}
+    skipped = max((line.get("policy/skipped_steps") or 0.0 for line in metrics), default=0.0)  # it counts from the beginning of the run
+    facts["skipped steps"] = f"{skipped:.0f}, in skipped/" if skipped else None
+    facts["code"] = f"{git['revision'][:10]}{' with changes' if git['dirty'] else ''}" if git else None
+    told = "".join(f"<div><dt>{escape(key)}</dt><dd>{escape(str(value))}</dd></div>" for key, value in facts.items() if value is not None)
+    return f'<dl class="facts">{told}</dl>' if told else ""
+
+
+def signs_of(metrics: Sequence[Mapping[str, Any]]) -> list[Sign]:
+    """Of the numbers that are finite."""
+    return signs([{key: value for key, value in line.items() if value is not None and math.isfinite(value)} for line in metrics])
+
+
+def signs_of_trouble(found: Sequence[Sign], *, can_look: bool) -> str:
+    """Each with its remedy, those of cheating first, since they make the score untrue; and the way to the rollouts of its step, where the page has
+    some."""
+    ordered = sorted(found, key=lambda sign: (sign.name not in CHEATING, sign.step))
+    return "".join(_sign(sign, f' <a href="#explorer" data-step="{sign.step}">its rollouts</a>' if can_look else "") for sign in ordered)
+
+
+def _sign(sign: Sign, look: str) -> str:
+    name, text, remedy = escape(sign.name.replace("_", " ")), escape(sign.text), escape(sign.remedy)
+    return f'<p class="sign"><b>{name}</b> <small>since step {sign.step}</small>{look}<br>{text}<br><small>{remedy}</small></p>'
+
+
+def again(command: str | None) -> str:
+    """The command that makes this again."""
+    return f'<p><small>To reproduce:</small></p><pre class="command">{escape(command)}</pre>' if command else ""

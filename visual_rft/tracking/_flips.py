@@ -1,0 +1,65 @@
+"""Two arms question by question: what the one answers well and the other does not.
+
+Axes: R runs of one arm.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from statistics import fmean
+
+from visual_rft.tracking._format import number
+from visual_rft.tracking._page import details
+from visual_rft.tracking.runs import Judged, Run
+
+GOOD = 0.5  # an answer from here on is a good one
+SHOWN = 10  # of those that were fixed, and as many of those that broke
+
+
+@dataclass(frozen=True)
+class Flip:
+    """A question, what its answers are worth in two arms, 0..1, the mean over the runs of each; the completion of the first run of each."""
+
+    question: str
+    worth: tuple[float, float]
+    texts: tuple[str, str]
+
+    @property
+    def gain(self) -> float:
+        return self.worth[1] - self.worth[0]
+
+
+def flips(runs_R: Sequence[Run], others_R: Sequence[Run]) -> tuple[list[Flip], list[Flip], int]:
+    """What the other runs fixed, and what they broke, the greatest change first; of how many questions, which are those that all runs were asked."""
+    asked = set.intersection(*(set(run.answers) for run in (*runs_R, *others_R)))
+    both = [_flip(question, [run.answers for run in runs_R], [run.answers for run in others_R]) for question in sorted(asked)]
+    fixed = sorted((one for one in both if one.worth[0] < GOOD <= one.worth[1]), key=lambda one: -one.gain)
+    broke = sorted((one for one in both if one.worth[1] < GOOD <= one.worth[0]), key=lambda one: one.gain)
+    return fixed, broke, len(both)
+
+
+def _flip(question: str, answers_R: Sequence[Mapping[str, Judged]], others_R: Sequence[Mapping[str, Judged]]) -> Flip:
+    worth, other = (fmean(answers[question].worth for answers in of_arm) for of_arm in (answers_R, others_R))
+    return Flip(question, (worth, other), (answers_R[0][question].text, others_R[0][question].text))
+
+
+def flips_html(labels: tuple[str, str], runs_R: Sequence[Run], others_R: Sequence[Run]) -> str:
+    """Both lists side by side; empty where no question was asked of all runs."""
+    fixed, broke, count = flips(runs_R, others_R)
+    if not count:
+        return ""
+    lists = "".join(
+        f"<div><h3>{len(some)} {word} of {count}</h3>{_cards(some, labels)}</div>" for some, word in ((fixed, "fixed"), (broke, "broken"))
+    )
+    return f'<p>{escape(labels[0])} → <b>{escape(labels[1])}</b></p><div class="grid wide">{lists}</div>'
+
+
+def _cards(some: Sequence[Flip], labels: tuple[str, str]) -> str:
+    shown = "".join(_card(one, labels) for one in some[:SHOWN])
+    return shown + (f"<p><small>and {len(some) - SHOWN} more</small></p>" if len(some) > SHOWN else "")
+
+
+def _card(one: Flip, labels: tuple[str, str]) -> str:
+    before, after = (number(worth) for worth in one.worth)
+    texts = "".join(details(escape(label), text) for label, text in zip(labels, one.texts, strict=True))
+    return f"<article><p><b>{escape(one.question)}</b> {before} → <b>{after}</b></p>{texts}</article>"
