@@ -63,9 +63,10 @@ def measure(asked: Sequence[Example], exact_xywh: Sequence[Box], answers: Sequen
     return grounding_scores([_true(box) for box in exact_xywh], found)
 
 
-def worth(exact_xywh: Mapping[tuple[int, str], Box], question: Example, answer: GroundingAnswer) -> float:
+def worth(exact_xywh: Mapping[tuple[int, str], Box], question: Example, answer: GroundingAnswer | Refusal) -> float:
     """The IoU of one answer with the box as the data label it, by image and instruction."""
-    return iou(_true(exact_xywh[question.asked_about.id, question.subject]), GroundingAnswer(_in_pixels(question, answer)))
+    found = answer if isinstance(answer, Refusal) else GroundingAnswer(_in_pixels(question, answer))
+    return iou(_true(exact_xywh[question.asked_about.id, question.subject]), found)
 
 
 def _true(box_xywh: Box) -> GroundingTruth:
