@@ -4,7 +4,6 @@ Axes: P prompts, G completions a prompt, B = P·G rows, S tokens of a row, T com
 """
 
 import copy
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import count
 from typing import Any
@@ -76,7 +75,7 @@ class Ours:
     def step(self) -> dict[str, float]:
         """Seconds of each stage."""
         trainer, stage, self.number = self.trainer, self.clock.stage, self.number + 1
-        with stage("step"), ThreadPoolExecutor(max_workers=1) as judge:
+        with stage("step"), trainer.judging(progress=0.0) as judge:
             with stage("encode"):
                 asked, features = trainer.look(self.prepared)
             with stage("rollout"):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from visual_rft.models.processor import Processor
 from visual_rft.parsing import parse_detection
 from visual_rft.policies import Models
 from visual_rft.tasks.task import Task
-from visual_rft.trainer import GrpoStep, Trainer, beside
+from visual_rft.trainer import GrpoStep, Trainer
 from visual_rft.vocabulary import DetectionTruth, Example, Reward, Truth
 
 SMALL = ["steps=3", "prompts_per_step=2", "algorithm.group_size=4", "task.shots=1", "data.test_images=20", "logger.report_images=2"]
@@ -126,9 +127,14 @@ def test_a_run_with_workers_writes_the_same_metrics_rollouts_and_answers(tmp_pat
 
 def test_what_has_not_begun_is_not_waited_for() -> None:
     begun: list[int] = []
-    with pytest.raises(KeyboardInterrupt), beside() as judge:
+
+    def rewards(group: int, *, progress: float) -> None:
+        begun.append(group)
+        time.sleep(0.1)
+
+    with pytest.raises(KeyboardInterrupt), Trainer.judging(SimpleNamespace(rewards=rewards), progress=0.0) as judge:  # type: ignore[arg-type]
         for i in range(50):
-            judge.submit(lambda i: (begun.append(i), time.sleep(0.1)), i)
+            judge(i)  # type: ignore[arg-type]
         raise KeyboardInterrupt
     assert len(begun) < 5
 
