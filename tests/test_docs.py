@@ -93,8 +93,8 @@ def test_every_command_runs_and_prints_what_is_shown(document: Path, tmp_path: P
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_command_composes(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its entry takes every key and value; in the order of the page, since one command names the folder that another makes. Of numbers that a sweep goes
-    through, the first stands for all."""
+    """Its entry takes every key and value; in the order of the page, since one command names the folder that another makes. Of the
+    numbers of a sweep the first stands for all."""
     monkeypatch.chdir(tmp_path)
     no_cluster = SimpleNamespace(update_parameters=lambda **_: None, map_array=lambda *_: [])  # jobs compose, and are not sent
     monkeypatch.setattr(submitit, "AutoExecutor", lambda **_: no_cluster)

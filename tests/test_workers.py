@@ -214,7 +214,7 @@ def test_what_a_reward_raises_reaches_the_caller(which: int, untrained: tuple[Po
 
 
 def test_the_entry_tells_what_a_reward_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    def broken(*_: object) -> Reward:
+    def broken(*_: object, **__: object) -> Reward:
         raise ValueError("rewards.iou: no such measure; take another")
 
     monkeypatch.setattr(Task, "reward", broken)
