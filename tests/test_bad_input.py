@@ -130,6 +130,6 @@ def test_one_nan_step_is_told_and_the_run_goes_on(spoil: Callable[[Path, set[int
     assert [m.get("policy/skipped_steps") for m in metrics] == [None, 0, 1, 1, 1]
     assert [p.name for p in (tmp_path / "skipped").iterdir()] == ["step_000002.pt"]
     assert metrics[2]["loss/policy"] is None  # JSON has no NaN
-    assert "<b>1 step skipped</b>: a loss or gradient was not finite" in (tmp_path / "report.html").read_text()
+    assert "<dt>skipped steps</dt><dd>1, in skipped/</dd>" in (tmp_path / "report.html").read_text()
     (told,) = [line for line in capfd.readouterr().err.splitlines() if "skipped" in line]
     assert told.startswith("step 2: the update is skipped, since the loss of ") and str(tmp_path / "skipped" / "step_000002.pt") in told

@@ -341,13 +341,13 @@ def falling(parts: Sequence[float]) -> list[dict]:
 
 
 def test_signs_of_trouble_stand_on_the_first_screen_with_their_remedy_cheating_first(tmp_path: Path) -> None:
-    metrics = falling([0.8] * 8 + [0.1] * 8)
+    metrics = falling([0.8] * 12 + [0.1] * 12)
     stuck = [line | {"completion/truncated_fraction": 0.9, "loss/kl": None} for line in metrics]
     found = page(tmp_path, replace(REPORT, metrics=stuck))
     first = found.text.split("Scores")[0]
     assert first.index("hacking") < first.index("truncated") and "rewards=strict closes the known holes" in first
     (hacking, _) = found.all("a")
-    assert hacking["href"] == "#explorer" and 8 < int(hacking["data-step"]) <= 16, "leads to the rollouts of its step"
+    assert hacking["href"] == "#explorer" and 12 < int(hacking["data-step"]) <= 24, "leads to the rollouts of its step"
     bare = page(tmp_path, replace(REPORT, metrics=stuck, rollouts=Rollouts()))
     assert "hacking" in bare.text and not bare.all("a") and not page(tmp_path).all("p", **{"class": "sign"})
 

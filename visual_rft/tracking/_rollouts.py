@@ -62,7 +62,7 @@ def spread(steps: Sequence[int], most: int, wanted: Collection[int]) -> list[int
     """At most so many of these steps: the first and the last, of those `wanted` the first ones up to the half, the others evenly between."""
     if len(steps) <= most:
         return list(steps)
-    chosen = {steps[0], steps[-1], *sorted(set(wanted) & set(steps))[: most // 2]}
+    chosen = {steps[0], steps[-1], *sorted(set(wanted) & set(steps))[: min(most // 2, most - 2)]}
     others = [step for step in steps if step not in chosen]
     free = most - len(chosen)
     return sorted(chosen | {others[(2 * i + 1) * len(others) // (2 * free)] for i in range(free)})
