@@ -29,11 +29,11 @@ from visual_rft.parsing import parse_classification, parse_detection, parse_grou
 from visual_rft.sources.digits import CATEGORIES, Split, scenes
 from visual_rft.supervised import SupervisedStep, Tutor, objective
 from visual_rft.tasks.detection import questions
-from visual_rft.tasks.labels import Reasoning, label, reasoning_in
+from visual_rft.tasks.labels import Reasoning, label
 from visual_rft.tasks.presence import Present
 from visual_rft.tasks.wording import Style
 from visual_rft.trainer import Trainer
-from visual_rft.vocabulary import ClassTruth, Completion, DetectionTruth, Example, GroundingTruth, Group, Refusal, Truth
+from visual_rft.vocabulary import ClassTruth, Completion, DetectionTruth, Example, GroundingTruth, Group, Refusal, Truth, thinking
 
 CLOSE = 1e-5  # relative to the largest entry of a tensor's gradient
 BANNED_V = torch.ones(VOCABULARY, dtype=torch.bool).index_fill(0, torch.tensor(ALLOWED), False)
@@ -164,15 +164,13 @@ def test_a_label_is_the_right_answer_in_the_form_that_is_asked_for(truth: Truth,
     assert isinstance(truth, ClassTruth | GroundingTruth) or {one.confidence for one in answer.detections} <= {0.95}
     assert not isinstance(answer, Refusal) and sorted(answer.boxes) == sorted(truth.boxes) == list(answer.boxes)
     assert isinstance(truth, DetectionTruth) or str(answer) == str(truth)
-    assert reasoning_in(text) == {Reasoning.none: "", Reasoning.label: thought, Reasoning.data: "I see\nit."}[reasoning]
+    assert thinking(text) == {Reasoning.none: "", Reasoning.label: thought, Reasoning.data: "I see\nit."}[reasoning]
 
 
 def test_the_places_in_a_reasoning_are_those_of_the_image_in_any_frame() -> None:
     pixels = Contract(Resized(1280, 640))
     example = Example("1", (), "bus", "?", DetectionTruth(((1000.0, 0.0, 1270.0, 100.0),)), pixels)
-    assert (
-        "[1000, 0, 1270, 100]" in label(example, Reasoning.label, 0.95) and reasoning_in(label(example, Reasoning.label, 0.95)) == "bus: top right."
-    )
+    assert "[1000, 0, 1270, 100]" in label(example, Reasoning.label, 0.95) and thinking(label(example, Reasoning.label, 0.95)) == "bus: top right."
 
 
 def test_a_label_without_the_reasoning_that_the_data_should_hold_is_refused() -> None:

@@ -31,7 +31,7 @@ from visual_rft.sources.image_file import WHOLE, read_image, stored_file
 from visual_rft.tasks.classification import ClassificationOptions
 from visual_rft.tasks.detection import DetectionOptions
 from visual_rft.tasks.grounding import GroundingOptions
-from visual_rft.tasks.meant import SHOTS, TRAINING, MeantFor
+from visual_rft.tasks.meant import ASKING, SHOTS, TRAINING, MeantFor
 from visual_rft.tasks.presence import Present
 from visual_rft.tasks.task import TaskOptions
 from visual_rft.vocabulary import thinking
@@ -56,12 +56,7 @@ class DemoConfig(MeantFor):
     """`run`: the folder of a run, whose newest checkpoint answers; without it `model` does. `port`: of the page. `task` says in which words it is
     asked."""
 
-    unread_keys: ClassVar[tuple[str, ...]] = (
-        *SHOTS,
-        *("task.negatives", "task.trained", "task.present", "task.presence", "task.iou_threshold", "task.segmenter"),
-        *TRAINING,
-    )
-    unread_keys += ("hardware.decoded_together", "hardware.workers")
+    unread_keys: ClassVar = (*SHOTS, *ASKING, *TRAINING, "task.iou_threshold", "hardware.decoded_together", "hardware.workers")
     run: str | None = None
     port: int = MISSING
     model: ModelOptions = MISSING

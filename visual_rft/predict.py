@@ -33,7 +33,7 @@ from visual_rft.policies import of_run
 from visual_rft.rollout.options import DecodingOptions
 from visual_rft.sources.image_file import WHOLE, read_image, stored_file
 from visual_rft.sources.named_images import named_images, pictures
-from visual_rft.tasks.meant import SHOTS, TRAINING, MeantFor
+from visual_rft.tasks.meant import ASKING, SHOTS, TRAINING, MeantFor
 from visual_rft.tasks.task import TaskOptions
 from visual_rft.tracking.drawing import save_png, side_by_side
 
@@ -43,17 +43,7 @@ class PredictConfig(MeantFor):
     """`out` is the PNG to write, without it <name of the image>_answer.png in the current folder; of a folder or a pattern, the folder of those PNGs,
     without it `answers`. `compare` is the folder of a run or of a model."""
 
-    unread_keys: ClassVar[tuple[str, ...]] = (
-        *SHOTS,
-        "task.negatives",
-        "task.trained",
-        "task.present",
-        "task.presence",
-        "task.iou_threshold",
-        "task.segmenter",
-        *TRAINING,
-    )
-    unread_keys += ("hardware.workers",)
+    unread_keys: ClassVar = (*SHOTS, *ASKING, *TRAINING, "task.iou_threshold", "hardware.workers")
     image: str = MISSING
     category: str | None = None
     prompt: str | None = None

@@ -24,7 +24,7 @@ from visual_rft.config import Job, start
 from visual_rft.frames import Contract
 from visual_rft.rewards.options import RewardOptions
 from visual_rft.sources.jsonl import Line, read_lines, read_text
-from visual_rft.tasks.meant import SHOTS, MeantFor
+from visual_rft.tasks.meant import ASKING, SHOTS, MeantFor
 from visual_rft.tasks.task import Task, TaskOptions
 
 
@@ -33,7 +33,7 @@ class ScoreConfig(MeantFor):
     """`completions`: a file of JSON lines, or - for stdin. `progress`: of a training, for rewards that follow a schedule. Neither model nor data are
     read."""
 
-    unread_keys: ClassVar = (*SHOTS, "task.negatives", "task.trained", "task.present", "task.presence", "task.wording", "task.segmenter")
+    unread_keys: ClassVar = (*SHOTS, *ASKING, "task.wording")
     task: TaskOptions = MISSING
     rewards: RewardOptions = MISSING
     completions: str = MISSING

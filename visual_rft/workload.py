@@ -18,11 +18,10 @@ from visual_rft.sources.predictions import completions
 from visual_rft.sources.rows import Row
 from visual_rft.sources.split_file import read_split, split_of
 from visual_rft.tasks import classification, detection, grounding
-from visual_rft.tasks.labels import reasoning_in
 from visual_rft.tasks.presence import Present
 from visual_rft.tasks.task import Exam, Task, TaskOptions
 from visual_rft.tasks.wording import Style, Wording, grounding_question
-from visual_rft.vocabulary import ClassTruth, DetectionTruth, Example, GroundingTruth, Truth
+from visual_rft.vocabulary import ClassTruth, DetectionTruth, Example, GroundingTruth, Truth, thinking
 
 TEST_SEED = 0  # the test scenes, and what is asked of them, never change
 
@@ -96,9 +95,9 @@ def exam_of(options: TaskOptions, found: ImageSet | RowSet, speaks: Speaks, find
     elif (present := getattr(options, "present", Present.ground_truth)) is not Present.ground_truth:
         raise ValueError(f"task.present={present}: rows of image, problem and solution ask what they ask; leave it at ground_truth")
     else:
-        apart = _apart(found.rows)
-        asked = _of_rows(task(options, RewardOptions()), apart, found, style, findings or Findings())
-        exam = kind.exam(options, _some(asked, found.place), _labelled(asked, found, {row.id: row for row in apart}, task(options, RewardOptions())))
+        of, apart = task(options, RewardOptions()), _apart(found.rows)
+        asked = _some(_of_rows(of, apart, found, style, findings or Findings()), found.place)
+        exam = kind.exam(options, asked, _labelled(asked, found, {row.id: row for row in apart}, of))
     file = options.presence if isinstance(options, detection.DetectionOptions) else None
     if file is None or exam.screening is None:
         return exam
@@ -146,7 +145,7 @@ def _row_example(of: Task, row: Row, found: RowSet, style: Style) -> Example:
     truth = restated(of.solution(row.solution, Contract(written)), written, contract.frame)
     question = found.words(row.problem, style.wording, contract) if found.words else row.problem
     subject = row.category or ("" if isinstance(truth, ClassTruth) else "object")  # of a name the image alone says what it is about
-    return Example(row.id, row.images, subject, question, truth, contract, reasoning_in(row.solution))
+    return Example(row.id, row.images, subject, question, truth, contract, thinking(row.solution))
 
 
 def _written(image: StoredImage, found: RowSet) -> Frame:

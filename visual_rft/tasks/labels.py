@@ -46,8 +46,3 @@ def _made(example: Example) -> str:
         return f"{example.truth.name}."
     boxes = example.truth.boxes
     return thinking(example.subject.replace("_", " "), whole(boxes, of=example.contract.frame, to=NORM1000) if boxes else ())
-
-
-def reasoning_in(solution: str) -> str:
-    """What a solution holds in <think> </think>; empty where there is none."""
-    return solution.partition("<think>")[2].partition("</think>")[0].strip()

@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 SHOTS = ("task.shots", "task.at_most", "task.split_seed", "task.split")
 TRAINING_DATA = ("task.trained", "data.train_annotations", "data.train_images", "data.train_rows", "data.train", "data.train_split")
 TEST_DATA = ("data.test_annotations", "data.test_images", "data.test", "data.test_split")
+# Those of a whole exam, or of drawing from data, which who asks one question has no use for.
+ASKING = ("task.negatives", "task.trained", "task.present", "task.presence", "task.segmenter")
 TRAINING: tuple[str, ...] = ("model.learning_rate", "model.learning_rates", "model.frozen", "hardware.tokens_per_micro_batch")
 TRAINING += ("hardware.activation_checkpointing", "hardware.offload", "hardware.offload_reference", "hardware.master_weights")
 TRAINING += ("hardware.ranks_per_copy", "hardware.logprob_tolerance")

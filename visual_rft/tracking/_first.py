@@ -1,12 +1,11 @@
 """The first screen of a report: how much better the model became, what that cost, what looks like trouble, and how to do it again."""
 
-import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 from visual_rft.tracking._format import difference, duration, number
-from visual_rft.tracking.signs import Sign, signs
+from visual_rft.tracking.signs import Sign
 
 SHOWN_ELSEWHERE = ("task", "model", "metric", "before", "after", "value", "steps", "seconds")
 CHEATING = ("hacking", "more_boxes", "empty_answers", "form_alone", "thinking_gone")  # signs that reward is had otherwise than it is meant
@@ -48,11 +47,6 @@ def cost(summary: Mapping[str, Any], environment: Mapping[str, Any], metrics: Se
     facts["code"] = f"{git['revision'][:10]}{' with changes' if git['dirty'] else ''}" if git else None
     told = "".join(f"<div><dt>{escape(key)}</dt><dd>{escape(str(value))}</dd></div>" for key, value in facts.items() if value is not None)
     return f'<dl class="facts">{told}</dl>' if told else ""
-
-
-def signs_of(metrics: Sequence[Mapping[str, Any]]) -> list[Sign]:
-    """Of the numbers that are finite."""
-    return signs([{key: value for key, value in line.items() if value is not None and math.isfinite(value)} for line in metrics])
 
 
 def signs_of_trouble(found: Sequence[Sign], *, can_look: bool) -> str:

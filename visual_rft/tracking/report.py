@@ -15,13 +15,14 @@ from typing import Any
 from visual_rft.tracking._charts import curve_svg, stacked_svg
 from visual_rft.tracking._curves import by_room, curve, curve_keys, keys_under, mean, stages, thinned
 from visual_rft.tracking._explorer import explorer
-from visual_rft.tracking._first import again, cost, headline, shared, signs_of, signs_of_trouble
+from visual_rft.tracking._first import again, cost, headline, shared, signs_of_trouble
 from visual_rft.tracking._format import difference, number
 from visual_rft.tracking._gallery import gallery
 from visual_rft.tracking._page import details, in_rooms, page, section, table
 from visual_rft.tracking._rollouts import Rollouts, read_rollouts
 from visual_rft.tracking.pictures import Picture
 from visual_rft.tracking.runfolder import write_atomically
+from visual_rft.tracking.signs import signs
 from visual_rft.vocabulary import Example
 
 BY_CATEGORY, REFUSED, CONFUSION = "by category", "refused", "confusion"  # what an evaluation holds beside its scores
@@ -54,7 +55,7 @@ class Report:
             summary=summary,
             config_yaml=config.read_text(encoding="utf-8") if config.exists() else "",
             metrics=metrics,
-            rollouts=read_rollouts(folder / "rollouts.jsonl", {sign.step for sign in signs_of(metrics)}),
+            rollouts=read_rollouts(folder / "rollouts.jsonl", {sign.step for sign in signs(metrics)}),
             pictures=pictures,
             examples={example.id: example for example in examples},
             environment=json.loads(environment.read_text(encoding="utf-8")) if environment.exists() else {},
@@ -82,7 +83,7 @@ def write_report(path: Path, report: Report) -> None:
         [
             f"<h1>{title}</h1>{headline(evaluations)}",
             cost(report.summary, report.environment, report.metrics, report.rollouts.completions),
-            signs_of_trouble(signs_of(report.metrics), can_look=bool(rollouts)),
+            signs_of_trouble(signs(report.metrics), can_look=bool(rollouts)),
             again(report.environment.get("command")),
             section("Scores", _beside(_scores(evaluations), _figure(report.metrics, REWARD))),
             section("Answers to test questions", gallery(report.pictures)),

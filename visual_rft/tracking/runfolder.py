@@ -52,9 +52,9 @@ class RunFolder:
     def rewind(self, step: int) -> None:
         """Forget what came after `step`, which a run that goes on from there writes again: lines of both logs, and checkpoints."""
         for name in ("metrics.jsonl", "rollouts.jsonl"):
-            kept = [line for line in self._lines(name) if line["step"] <= step]
-            if not (self.path / name).exists():
+            if not (self.path / name).exists():  # supervised tuning samples nothing
                 continue
+            kept = [line for line in self._lines(name) if line["step"] <= step]
             write_atomically(self.path / name, "".join(_json(line) + "\n" for line in kept))
         for number, checkpoint in saved_steps(self.checkpoints).items():
             if number > step:
