@@ -25,7 +25,7 @@ STEPS = {
     9: [[record(f"{group}/five", f"group {group}", answer=ANSWER) for _ in range(2)] for group in range(6)],
 }
 ROLLOUTS = Rollouts(STEPS, steps=3, groups=9, completions=16)
-METRICS = falling([0.8] * 8 + [0.1] * 8)
+METRICS = falling([0.8] * 12 + [0.1] * 12)
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +98,8 @@ def test_a_sign_leads_to_the_rollouts_of_its_step(opened: Browser) -> None:
 
 
 def test_the_value_under_the_pointer_is_told(opened: Browser) -> None:
-    x, y, width, height = opened.place(".curve")  # reward/mean: 1.1 at step 1, 2.6 at step 16
-    for share, told in ((0.01, "step 11.1"), (0.99, "step 162.6"), (0.5, "step 81.8")):
+    x, y, width, height = opened.place(".curve")  # reward/mean: 1.1 at step 1, 3.4 at step 24
+    for share, told in ((0.01, "step 11.1"), (0.99, "step 243.4"), (0.49, "step 122.2")):
         opened.move(x + share * width, y + height / 2)
         assert opened.evaluate("document.querySelector('.told').textContent") == told
     opened.move(x, y - 200)
