@@ -1,6 +1,6 @@
 """A run that is killed at any moment goes on as if nothing had happened. Run: .venv/bin/python -m pytest tests/test_kills.py
 
-Slow: twenty kills at random moments on one process, and on two; and a rank that dies under torchrun.
+Slow: twenty kills at random moments on one process, and on two; one of two ranks that dies, and one under torchrun.
 """
 
 import json
@@ -191,6 +191,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(by_one: Whole, tmp_path
     assert_same(run, by_one.outcome)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_when_one_of_two_ranks_was_killed(by_two: Whole, tmp_path: Path) -> None:
     run = Run(tmp_path / "run", 2)
     assert killed(run, iter([at("a checkpoint is written", only=1), to_the_end()])) == 1

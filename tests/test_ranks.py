@@ -69,9 +69,9 @@ class Case:
 
 
 CASES = {
-    "a rank has fewer prompts and micro-batches": Case(5, beta=0.04, updates=2, budget=1, steps=5),
+    "a rank has fewer prompts and micro-batches": Case(5, beta=0.04, updates=2, budget=1, steps=2),
     "a rank has no prompt": Case(1, beta=0.04, updates=2),
-    "a rank has no prompt, the tower is frozen": Case(1, frozen=TOWER, beta=0.04, aggregation=Aggregation.sequence, steps=5),
+    "a rank has no prompt, the tower is frozen": Case(1, frozen=TOWER, beta=0.04, aggregation=Aggregation.sequence),
     "a rank has text only": Case(4, beta=0.04, textual=(0, 1), budget=150),
     "a rank has text only, the tower is frozen": Case(4, frozen=TOWER, textual=(2, 3), updates=2, aggregation=Aggregation.sequence),
     "all ranks have text only": Case(2, textual=(0, 1), beta=0.04),
@@ -257,7 +257,7 @@ def test_the_cases_are_what_they_say(alone: dict[str, Learned], by_two: list[dic
     assert counts["a rank has no prompt"] == [(1, 1), (1, 0)]
     assert alone["an image is shown in several micro-batches"].batches == 8
     first = alone["a rank has fewer prompts and micro-batches"]
-    assert len(first.metrics) == 10 and first.metrics[0]["loss/kl"] > 1e-4 and first.metrics[0]["policy/grad_norm"] > 0.1 == CLIP
+    assert len(first.metrics) == 4 and first.metrics[0]["loss/kl"] > 1e-4 and first.metrics[0]["policy/grad_norm"] > 0.1 == CLIP
     assert any("visual." in name and gradient.abs().max() > 1e-6 for name, gradient in first.gradients.items())
 
 

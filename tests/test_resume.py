@@ -51,6 +51,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def cut_off(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A run that was interrupted after step 3; tests take copies."""
+    path = tmp_path_factory.mktemp("cut off")
+    with pytest.MonkeyPatch.context() as patch:
+        interrupted(patch, EVERY, f"hydra.run.dir={path}", after=3)
+    yield path
+
+
 def lines(path: Path) -> list[dict[str, object]]:
     cost = ("time/", "throughput/", "memory/")
     return [{key: value for key, value in json.loads(line).items() if not key.startswith(cost)} for line in path.read_text().splitlines()]
@@ -76,15 +85,10 @@ def test_it_writes_the_very_same_run(after: int, whole: Path, tmp_path: Path, mo
     assert_same(whole, tmp_path)
 
 
-@pytest.mark.parametrize(
-    "way",
-    [
-        ["hardware.precision=bfloat16", "hardware.logprob_tolerance=0.5"],  # the optimizer holds float32 weights of its own
-        ["model.frozen=[vision,merger]", "hardware.workers=2", "algorithm.updates_per_batch=2"],
-    ],
-    ids=["bfloat16", "frozen, two updates, images ahead"],
-)
-def test_so_does_one_that_is_computed_otherwise(way: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_so_does_one_that_is_computed_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The optimizer holds float32 weights of its own beside bfloat16 ones, the tower is frozen, a batch serves two updates, images come ahead."""
+    way = ["hardware.precision=bfloat16", "hardware.logprob_tolerance=0.5", "model.frozen=[vision,merger]", "hardware.workers=2"]
+    way.append("algorithm.updates_per_batch=2")
     one, other = tmp_path / "one", tmp_path / "other"
     assert main([*SMALL, EVERY, *way, f"hydra.run.dir={one}"]) == 0
     interrupted(monkeypatch, EVERY, *way, f"hydra.run.dir={other}", after=4)
@@ -105,12 +109,13 @@ def test_it_can_be_interrupted_twice_and_what_came_after_the_point_is_forgotten(
     assert_same(whole, tmp_path)
 
 
-def test_it_is_found_beside_by_its_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_it_is_found_beside_by_its_configuration(cut_off: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     def at(name: str) -> str:
         return f"hydra.run.dir={tmp_path / name}"
 
-    interrupted(monkeypatch, EVERY, at("old"), after=3)
-    interrupted(monkeypatch, EVERY, at("new"), after=3)
+    shutil.copytree(cut_off, tmp_path / "old")
+    shutil.copytree(cut_off, tmp_path / "new")
+    os.utime(tmp_path / "new/config.yaml")
     os.utime(tmp_path / "old/config.yaml", (1e9, 1e9))
     interrupted(monkeypatch, EVERY, at("other"), "seed=1", after=3)
     capfd.readouterr()
@@ -142,15 +147,6 @@ def test_another_configuration_is_refused_by_the_key_that_differs(whole: Path, c
     assert err.startswith(f"{whole} holds a run of another configuration (task, seed); ") and err.count("\n") == 1
 
 
-@pytest.fixture(scope="module")
-def cut_off(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A run that was interrupted after step 3."""
-    path = tmp_path_factory.mktemp("cut off")
-    with pytest.MonkeyPatch.context() as patch:
-        interrupted(patch, EVERY, f"hydra.run.dir={path}", after=3)
-    yield path
-
-
 @pytest.mark.parametrize(
     "file, content",
     [(file, content) for file in ("*.safetensors", "shards.json", "run.json") for content in (b"", b"no tensors", b"PK\x03\x04")]
@@ -179,8 +175,8 @@ def test_a_checkpoint_that_was_deleted_since_it_was_damaged_is_not_missed(whole:
     assert_same(whole, run)
 
 
-def test_a_run_that_is_still_going_on_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    interrupted(monkeypatch, EVERY, f"hydra.run.dir={tmp_path / 'live'}", after=3)
+def test_a_run_that_is_still_going_on_is_left_alone(cut_off: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(cut_off, tmp_path / "live")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "live").rglob("*")}
     capfd.readouterr()
     with hold(tmp_path / "live"):
@@ -207,24 +203,24 @@ def test_a_log_that_a_crash_cut_and_strangers_beside_it_do_not_matter(whole: Pat
     assert json.loads((run / "summary.json").read_text())["seconds"] >= spent - 0.1
 
 
-def test_only_one_process_goes_on_with_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_one_process_goes_on_with_a_run(cut_off: Path, tmp_path: Path) -> None:
     """Both found it interrupted; the lock is what decides."""
-    interrupted(monkeypatch, EVERY, f"hydra.run.dir={tmp_path}", after=3)
+    shutil.copytree(cut_off, tmp_path, dirs_exist_ok=True)
     with hold(tmp_path), pytest.raises(ValueError, match=f"^{tmp_path}: its run is still going on; "):
         hold(tmp_path)
     hold(tmp_path).close()
 
 
-def test_it_holds_its_folder_from_before_the_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    interrupted(monkeypatch, EVERY, f"hydra.run.dir={tmp_path}", after=3)
+def test_it_holds_its_folder_from_before_the_model_is_loaded(cut_off: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(cut_off, tmp_path, dirs_exist_ok=True)
     seen, load = [], policies.load
     monkeypatch.setattr(policies, "load", lambda *given, **named: (seen.append(is_running(tmp_path)), load(*given, **named))[1])
     assert main([*SMALL, EVERY, f"hydra.run.dir={tmp_path}", "resume=auto"]) == 0
     assert seen == [True] and not is_running(tmp_path)
 
 
-def test_other_data_than_it_began_with_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    interrupted(monkeypatch, EVERY, f"hydra.run.dir={tmp_path}", after=3)
+def test_other_data_than_it_began_with_are_refused(cut_off: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(cut_off, tmp_path, dirs_exist_ok=True)
     file = tmp_path / "environment.json"
     began = json.loads(file.read_text())
     file.write_text(json.dumps(began | {"data": began["data"] | {"train": "0" * 64}}))
@@ -248,14 +244,15 @@ def test_its_seconds_and_scores_are_those_of_the_whole_run(tmp_path: Path, monke
     assert scores == {2: pytest.approx((rewards[1] + rewards[2]) / 2), 4: pytest.approx((rewards[3] + rewards[4]) / 2), 5: pytest.approx(rewards[5])}
 
 
-@pytest.mark.parametrize("name", ["step_000009.bad", "step_best"])
-def test_a_checkpoint_that_was_put_aside_is_none(name: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    interrupted(monkeypatch, EVERY, f"hydra.run.dir={tmp_path}", after=3)
-    (tmp_path / "checkpoints" / name).mkdir()
+def test_a_checkpoint_that_was_put_aside_is_none(whole: Path, cut_off: Path, tmp_path: Path) -> None:
+    shutil.copytree(cut_off, tmp_path, dirs_exist_ok=True)
+    aside = [tmp_path / "checkpoints" / name for name in ("step_000009.bad", "step_best")]
+    for folder in aside:
+        folder.mkdir()
     assert policies.newest_checkpoint(tmp_path).name == "step_000002"
     assert main([*SMALL, EVERY, f"hydra.run.dir={tmp_path}", "resume=auto"]) == 0
     assert_same(whole, tmp_path)
-    assert (tmp_path / "checkpoints" / name).exists()
+    assert all(folder.exists() for folder in aside)
 
 
 def test_a_signal_in_the_first_evaluation_stops_at_once_and_the_run_goes_on_with_it(

@@ -65,7 +65,7 @@ WRONG: dict[str, tuple[dict[str, float], str]] = {
     "entropy_collapse": ({"policy_entropy": 0.001}, "entropy 0.800 nats at the beginning, 0.001 now"),
     "thinking_gone": ({"completion_thinking_words_mean": 0.0}, 'the thinking is reduced to "…": 3.0 words at the beginning'),
     "empty_answers": ({"answer_empty_fraction": 0.6}, "and right for 10%; 10% at the beginning"),
-    "more_boxes": ({"answer_boxes_mean": 4.0}, "boxes where there are none, as of one that cheats: "),
+    "more_boxes": ({"answer_boxes_mean": 4.0}, "boxes where there is nothing, as cheating does: "),
     "hacking": ({"reward_mean": 2.5, "reward_iou": 0.1}, "and iou falls, 0.42 to "),
 }
 

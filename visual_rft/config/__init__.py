@@ -190,17 +190,24 @@ def _check_launcher(args: Namespace, world: World) -> None:
 
 
 def _launch(task: Task[Schema], name: str, conf: Path, args: Namespace, arguments: list[str]) -> None:
-    """Hands the jobs to Hydra. A sweep goes past hydra.main, which drops what jobs return: one of another process says by that how it ended."""
-    if not args.multirun or _only_shows(args):
+    """Hands the jobs to Hydra, past hydra.main: it composes once more to learn whether this is a sweep, and drops what jobs return; one of another
+    process says by that how it ended."""
+    if _only_shows(args):
         with _command_line(arguments):
             hydra.main(version_base=HYDRA_VERSION, config_path=str(conf), config_name=name)(task)()
         return
-    # srun reads the variable: a rank that fails ends the others of its job.
-    with hydra.initialize_config_dir(str(conf), job_name=name, version_base=HYDRA_VERSION), env_override({"SLURM_KILL_BAD_EXIT": "1"}):
-        sweeping = GlobalHydra.instance().hydra
-        assert sweeping is not None
+    mode = "MULTIRUN" if args.multirun else "RUN"
+    overrides = [*args.overrides, *_search_path(args), f"hydra.mode={mode}"]
+    with hydra.initialize_config_dir(str(conf), job_name=name, version_base=HYDRA_VERSION):
+        machine = GlobalHydra.instance().hydra
+        assert machine is not None
+        if not args.multirun:
+            machine.run(name, task, overrides)
+            return
         try:
-            batches = sweeping.multirun(name, task, [*args.overrides, *_search_path(args), "hydra.mode=MULTIRUN"])
+            # srun reads the variable: a rank that fails ends the others of its job.
+            with env_override({"SLURM_KILL_BAD_EXIT": "1"}):
+                batches = machine.multirun(name, task, overrides)
             away = [job.return_value for batch in batches for job in batch]
         except RuntimeError as error:
             if type(error).__module__ != "submitit.core.utils":

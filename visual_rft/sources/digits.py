@@ -7,7 +7,7 @@ seen in base training, few-shot tuning or validation is met again in the test. A
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.random import Generator, default_rng
@@ -25,6 +25,7 @@ COUNTS = {1: 0.45, 2: 0.4, 3: 0.15}  # how many digits a scene holds, and how of
 DIGITS = (min(COUNTS), max(COUNTS))
 SIZES = (18, 34)  # pixels a side of one digit's cell, upper bound excluded
 CLEAR = 5  # pixels between two centers that make one digit "the leftmost"
+REMEMBERED = 2000  # scenes, of 12 kB: what the jobs of a sweep train on and are tested with
 INK = 0.35  # a pixel belongs to the digit when its stroke covers this share of it
 
 
@@ -120,6 +121,7 @@ def pool(split: Split) -> tuple[np.ndarray, np.ndarray]:
     return data.images[chosen] / 16.0, data.target[chosen]
 
 
+@lru_cache(maxsize=REMEMBERED)
 def _scene(split: Split, index: int, seed: int, digits: tuple[int, int]) -> AnnotatedImage:
     rng = default_rng([seed, list(Split).index(split), index])
     canvas = _background(rng)

@@ -27,9 +27,9 @@ def curve_svg(name: str, points: Points) -> str:
     return curves_svg(name, [("", points)])
 
 
-def curves_svg(name: str, series: Sequence[tuple[str, Points]], said: Sequence[tuple[str, str, Points]] | None = None) -> str:
+def curves_svg(name: str, series: Sequence[tuple[str, Points]], said: Sequence[tuple[str, str, Points]] | None = None, *, legend: str = "") -> str:
     """Several series over the same axes, the last on top, each a line of its CSS class. `said` are those whose values are told under the pointer:
-    (label, class, points)."""
+    (label, class, points). A `legend`, which is HTML, stands in the place of the name."""
     spans = [(kind, list(span)) for kind, points in series for finite, span in groupby(points, _is_finite) if finite]
     steps, values = [step for _, span in spans for step, _ in span], [value for _, span in spans for _, value in span if value is not None]
     if not values:
@@ -41,10 +41,10 @@ def curves_svg(name: str, series: Sequence[tuple[str, Points]], said: Sequence[t
     drawn = [(kind, [next(places) for _ in span]) for kind, span in spans]
     # A line of length zero with round caps is a dot: a lone point stays visible.
     lines = "".join(f'<polyline class="{kind}" points="{" ".join(span if len(span) > 1 else span * 2)}"/>' for kind, span in drawn)
-    latest = f" <b>{number(values[-1], '.4g')}</b>" if len(series) == 1 else ""
+    head = legend or escape(name) + (f" <b>{number(values[-1], '.4g')}</b>" if len(series) == 1 else "")
     told = _numbers(said or [("", kind, points) for kind, points in series], (left, right))
     return (
-        f"<figure><figcaption>{escape(name)}{latest}</figcaption>"
+        f"<figure><figcaption>{head}</figcaption>"
         f'<svg class="curve" viewBox="0 0 {CURVE_WIDTH} {CURVE_HEIGHT}" role="img" aria-label="{escape(name)}" data-chart="{told}">'
         f'<path d="M{left} {top}H{right}M{left} {bottom}H{right}"/>{lines}'
         f'<text x="{left}" y="{top - 6}">{number(high, ".4g")}</text><text x="{left}" y="{bottom + 12}">{number(low, ".4g")}</text>'

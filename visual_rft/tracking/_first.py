@@ -4,8 +4,11 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from visual_rft.tracking._charts import colour, curves_svg
+from visual_rft.tracking._curves import curve, thinned
 from visual_rft.tracking._format import difference, duration, number
-from visual_rft.tracking.signs import Sign
+from visual_rft.tracking._page import legend_of
+from visual_rft.tracking.signs import Sign, signs
 
 SHOWN_ELSEWHERE = ("task", "model", "metric", "before", "after", "value", "steps", "seconds")
 CHEATING = ("hacking", "more_boxes", "empty_answers", "form_alone", "thinking_gone")  # signs that reward is had otherwise than it is meant
@@ -49,16 +52,26 @@ def cost(summary: Mapping[str, Any], environment: Mapping[str, Any], metrics: Se
     return f'<dl class="facts">{told}</dl>' if told else ""
 
 
-def signs_of_trouble(found: Sequence[Sign], *, can_look: bool) -> str:
-    """Each with its remedy, those of cheating first, since they make the score untrue; and the way to the rollouts of its step, where the page has
-    some."""
-    ordered = sorted(found, key=lambda sign: (sign.name not in CHEATING, sign.step))
-    return "".join(_sign(sign, f' <a href="#explorer" data-step="{sign.step}">its rollouts</a>' if can_look else "") for sign in ordered)
+def signs_of_trouble(metrics: Sequence[Mapping[str, Any]], *, can_look: bool) -> str:
+    """Each sign that the lines of a run's `metrics.jsonl` hold, with the curves that show it and its remedy, those of cheating first, since they make
+    the score untrue; and the way to the rollouts of its step, where the page has some."""
+    ordered = sorted(signs(metrics), key=lambda sign: (sign.name not in CHEATING, sign.step))
+    look = ' <a href="#explorer" data-step="{}">its rollouts</a>' if can_look else ""
+    return "".join(_sign(sign, look.format(sign.step), _evidence(sign, metrics)) for sign in ordered)
 
 
-def _sign(sign: Sign, look: str) -> str:
+def _sign(sign: Sign, look: str, evidence: str) -> str:
     name, text, remedy = escape(sign.name.replace("_", " ")), escape(sign.text), escape(sign.remedy)
-    return f'<p class="sign"><b>{name}</b> <small>since step {sign.step}</small>{look}<br>{text}<br><small>{remedy}</small></p>'
+    told = f"<p><b>{name}</b> <small>since step {sign.step}</small>{look}<br>{text}<br><small>{remedy}</small></p>"
+    return f'<div class="sign">{told}{evidence}</div>'
+
+
+def _evidence(sign: Sign, metrics: Sequence[Mapping[str, Any]]) -> str:
+    """Its curves over each other, named where there are several."""
+    curves = {key: thinned(points) for key in sign.keys if (points := curve(metrics, key))}
+    said = [(key, colour(index), points) for index, (key, points) in enumerate(curves.items())]
+    legend = legend_of({key: kind for key, kind, _ in said}) if len(said) > 1 else ""
+    return curves_svg(" · ".join(curves), [(kind, points) for _, kind, points in said], said, legend=legend) if said else ""
 
 
 def again(command: str | None) -> str:

@@ -22,7 +22,6 @@ from visual_rft.tracking._format import duration, number
 from visual_rft.tracking._page import in_rooms, legend_of, page, section, table
 from visual_rft.tracking.runfolder import write_atomically
 from visual_rft.tracking.runs import Run
-from visual_rft.tracking.signs import signs
 
 FIRST_KEYS = ("task.name", "model.name", "method", "reasoning")  # what best tells two arms apart
 WELL_FORMED = "well-formed"  # the score that every task has
@@ -202,8 +201,8 @@ def write_page(path: Path, arms: Sequence[Arm]) -> None:
 
 def _trouble(arms: Sequence[Arm]) -> str:
     """Each run's signs, under its name."""
-    found = [(arm, run, signs(run.metrics)) for arm in arms for run in arm.runs]
-    return "".join(f"<h3>{escape(arm.label)}, seed {run.seed}</h3>{signs_of_trouble(signs, can_look=False)}" for arm, run, signs in found if signs)
+    found = [(arm, run, signs_of_trouble(run.metrics, can_look=False)) for arm in arms for run in arm.runs]
+    return "".join(f"<h3>{escape(arm.label)}, seed {run.seed}</h3>{told}" for arm, run, told in found if told)
 
 
 def _flips(arms: Sequence[Arm]) -> str:

@@ -83,7 +83,7 @@ def write_report(path: Path, report: Report) -> None:
         [
             f"<h1>{title}</h1>{headline(evaluations)}",
             cost(report.summary, report.environment, report.metrics, report.rollouts.completions),
-            signs_of_trouble(signs(report.metrics), can_look=bool(rollouts)),
+            signs_of_trouble(report.metrics, can_look=bool(rollouts)),
             again(report.environment.get("command")),
             section("Scores", _beside(_scores(evaluations), _figure(report.metrics, REWARD))),
             section("Answers to test questions", gallery(report.pictures)),

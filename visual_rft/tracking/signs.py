@@ -5,7 +5,7 @@ A sign needs the greater part of WINDOW steps to agree, so that an odd batch is 
 supervised runs have no reward.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from statistics import median
@@ -38,12 +38,14 @@ Line = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Sign:
-    """A finding: its `name`, the step at which it appeared, what is seen as `text`, and the `remedy`; each one line."""
+    """A finding: its `name`, the step at which it appeared, what is seen as `text`, and the `remedy`; each one line. `keys` are the metrics that show
+    it."""
 
     name: str
     step: int
     text: str
     remedy: str
+    keys: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"step {self.step}: {self.text}; {self.remedy}"
@@ -87,9 +89,9 @@ def signs_at_the_end(metrics: Sequence[Line]) -> Iterator[Sign]:
     """The signs that the last step shows, whether or not an earlier one did."""
     lines = [line for line in (*metrics[: LONG_WINDOW + 1], *metrics[LONG_WINDOW + 1 :][-LONG_WINDOW:]) if line["step"] > 0]
     seen = _Seen(lines)
-    for name, look in _SIGNS.items():
+    for name, (look, *keys) in _SIGNS.items():
         if lines and (found := look(seen)):
-            yield Sign(name, lines[-1]["step"], *found)
+            yield Sign(name, lines[-1]["step"], *found, keys=tuple(keys))
 
 
 def _reward_stuck(seen: _Seen) -> Found:
@@ -178,7 +180,7 @@ def _empty_answers(seen: _Seen) -> Found:
     if not change or not true or change[1] < max(change[0], median(true)) + EMPTIER:
         return None
     right, began = f"right for {median(true):.0%}", f"{change[0]:.0%} at the beginning"
-    text = f"`No Objects` more than is true, as of one that cheats: {change[1]:.0%} of the answers, and {right}; {began}"
+    text = f"it says `No Objects` more often than is true, as cheating does: {change[1]:.0%} of the answers, and {right}; {began}"
     return text, "it is paid too well: fewer task.negatives, and no reward for boxes that are missing"
 
 
@@ -187,7 +189,7 @@ def _more_boxes(seen: _Seen) -> Found:
     if not change or not true or change[1] < MORE_BOXES * max(change[0], median(true)):
         return None
     there, began = f"where there are {median(true):.1f}", f"{change[0]:.1f} at the beginning"
-    text = f"boxes where there are none, as of one that cheats: {change[1]:.1f} an answer, {there}; {began}"
+    text = f"it draws boxes where there is nothing, as cheating does: {change[1]:.1f} an answer, {there}; {began}"
     return text, "make an extra box cost what it takes: rewards=strict, and no part that pays for boxes or length"
 
 
@@ -228,18 +230,19 @@ def _skipped(seen: _Seen) -> Found:
     return text, "ask for a smaller model.learning_rate or a greater algorithm.kl.coefficient; their batches lie in skipped/"
 
 
-_SIGNS: Mapping[str, Callable[[_Seen], Found]] = {
-    "reward_stuck": _reward_stuck,
-    "groups_equal": _groups_equal,
-    "length_collapse": _length_collapse,
-    "length_explosion": _length_explosion,
-    "truncated": _truncated,
-    "kl_runaway": _kl_runaway,
-    "entropy_collapse": _entropy_collapse,
-    "thinking_gone": _thinking_gone,
-    "empty_answers": _empty_answers,
-    "more_boxes": _more_boxes,
-    "hacking": _hacking,
-    "form_alone": _form_alone,
-    "skipped": _skipped,
+# How each is found, and the metrics that show it.
+_SIGNS: Mapping[str, tuple[Any, ...]] = {
+    "reward_stuck": (_reward_stuck, "reward/mean"),
+    "groups_equal": (_groups_equal, "reward/zero_std_fraction"),
+    "length_collapse": (_length_collapse, "completion/length_mean"),
+    "length_explosion": (_length_explosion, "completion/length_mean"),
+    "truncated": (_truncated, "completion/truncated_fraction"),
+    "kl_runaway": (_kl_runaway, "loss/kl"),
+    "entropy_collapse": (_entropy_collapse, "policy/entropy"),
+    "thinking_gone": (_thinking_gone, "completion/thinking_words_mean"),
+    "empty_answers": (_empty_answers, "answer/empty_fraction", "truth/empty_fraction"),
+    "more_boxes": (_more_boxes, "answer/boxes_mean", "truth/boxes_mean"),
+    "hacking": (_hacking, "reward/mean", *MEASURED, "answer/unreadable_fraction"),
+    "form_alone": (_form_alone, "reward/format", *MEASURED),
+    "skipped": (_skipped, "policy/skipped_steps"),
 }

@@ -103,7 +103,8 @@ function picture(question, completions, image) {
 function row(completion) {
   const { reward, advantage, refused, parts, tokens, finished, text } = completion;
   const facts = [...parts.map(([name, value]) => `${name} ${number(value)}`), `${tokens} tokens${finished ? "" : ", cut off"}`];
-  const head = html("p", "", html("b", "", number(reward)), " ", html("b", `advantage ${kind(completion)}`, number(advantage, true)), " ");
+  const head = html("p", "", html("small", "", "reward "), html("b", "", number(reward)), html("small", "", " advantage "));
+  head.append(html("b", `advantage ${kind(completion)}`, number(advantage, true)), " ");
   if (refused) head.append(html("span", "refused", refused), " ");
   head.append(html("small", "", facts.join(" · ")));
   const made = html("li", "completion", head, html("pre", "", text));
