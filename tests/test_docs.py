@@ -1,7 +1,7 @@
 """README and docs/ do what they say. Run: .venv/bin/python -m pytest tests/test_docs.py, and with -m slow each document as a user types it.
 
 Fences: `sh` is run; `text`, right after it, is what it prints; `console` is shown and not run, being too long or not for here; one without a
-name is a figure.
+name is a figure; `{toctree}` lists pages of the site (docs/conf.py).
 """
 
 import importlib
@@ -21,7 +21,7 @@ from visual_rft import config
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```([\w{}]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NUMBER = re.compile(r"(?<!\w)[-+−]?\d+(\.\d+)?(e[-+]?\d+)?(?!\w)")
 FOLDERS = re.compile(r"(?<!\S)/(?:[^\s/]+/)+")  # of an absolute path, all but its name
 BEGIN = "---- block"
@@ -33,7 +33,7 @@ def blocks(text: str) -> list[tuple[str, str]]:
     end = 0
     for block in BLOCK.finditer(text):
         kind, body = block.groups()
-        assert kind in ("", "sh", "console", "text"), f"```{kind}: not a fence that these tests know"
+        assert kind in ("", "sh", "console", "text", "{toctree}"), f"```{kind}: not a fence that these tests know"
         if kind == "text":
             assert found and not text[end : block.start()].strip(), f"no sh block stands right before the output {body!r}"
             found[-1] = (found[-1][0], body)
