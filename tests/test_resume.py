@@ -109,7 +109,9 @@ def test_it_can_be_interrupted_twice_and_what_came_after_the_point_is_forgotten(
     assert_same(whole, tmp_path)
 
 
-def test_it_is_found_beside_by_its_configuration(cut_off: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_it_is_found_beside_by_its_configuration(
+    cut_off: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     def at(name: str) -> str:
         return f"hydra.run.dir={tmp_path / name}"
 
