@@ -17,7 +17,7 @@ from many import ranks
 from visual_rft import evaluate as entry
 from visual_rft import train, workload
 from visual_rft.distributed import ALONE, Preempted, World
-from visual_rft.evaluation import Asker, Evaluation, evaluate, until
+from visual_rft.evaluation import Asker, Evaluation, evaluate, judge, outcome, until
 from visual_rft.frames import NORM1000
 from visual_rft.resuming import find_run, is_running
 from visual_rft.rewards.options import RewardOptions
@@ -339,3 +339,18 @@ def test_training_asks_what_is_there_before_and_takes_it_after(tmp_path: Path) -
     )
     assert len(before) == len(after) == len(presence) == 6
     assert [line["example"] + "?" for line in before] == [line["example"] for line in presence]
+
+
+def test_the_outcome_says_what_one_answer_is_worth_and_how_sure_its_change_is() -> None:
+    """Boxes half as wide, then the right ones: each of them gains a half, whatever the image; nothing is gained where nothing is."""
+    exam = exam_of(Present.all)
+    right = [completion("hm", detection_answer([Detection(box, 0.9) for box in one.truth.boxes])) for one in exam.questions]
+    before, after = (judge(TASK, exam, texts, 0.0) for texts in ([said(one) for one in exam.questions], right))
+    told = outcome(exam.questions, before, after)["one_answer"]
+    shown = [bool(one.truth.boxes) for one in exam.questions]
+    assert told["after"] == 100 and told["before"] == pytest.approx(100 - 50 * sum(shown) / len(shown), abs=1)
+    of_image: dict[int, float] = {}
+    for one, gain in zip(exam.questions, shown, strict=True):
+        of_image[one.asked_about.id] = of_image.get(one.asked_about.id, 0.0) + gain * 50 - 50 * sum(shown) / len(shown)
+    spread = (IMAGES / (IMAGES - 1) * sum(off**2 for off in of_image.values())) ** 0.5 / len(shown)
+    assert told["half_interval_95"] == pytest.approx(4.303 * spread, abs=0.5)

@@ -349,7 +349,26 @@ def test_signs_of_trouble_stand_on_the_first_screen_with_their_remedy_cheating_f
     (hacking, _) = found.all("a")
     assert hacking["href"] == "#explorer" and 12 < int(hacking["data-step"]) <= 24, "leads to the rollouts of its step"
     bare = page(tmp_path, replace(REPORT, metrics=stuck, rollouts=Rollouts()))
-    assert "hacking" in bare.text and not bare.all("a") and not page(tmp_path).all("p", **{"class": "sign"})
+    assert (
+        "hacking" in bare.text and not bare.all("a") and found.all("div", **{"class": "sign"}) and not page(tmp_path).all("div", **{"class": "sign"})
+    )
+
+
+def test_a_sign_shows_the_curves_that_show_it(tmp_path: Path) -> None:
+    lines = [{"step": step, "answer/boxes_mean": 1.0 + (step > 10), "truth/boxes_mean": 1.0} for step in range(1, 21)]
+    found = page(tmp_path, replace(REPORT, metrics=lines))
+    (chart,) = [one for one in found.all("svg") if one.get("aria-label") == "answer/boxes_mean · truth/boxes_mean"]
+    told = json.loads(chart["data-chart"])
+    assert [(label, values[0], values[-1]) for label, _, values in told["series"]] == [("answer/boxes_mean", 1, 2), ("truth/boxes_mean", 1, 1)]
+    assert "answer/boxes_meantruth/boxes_mean" in found.text.replace(" ", "").split("Scores")[0]
+
+
+def test_the_change_of_one_answer_has_its_interval_on_the_first_screen(tmp_path: Path) -> None:
+    worth = {"before": 40.0, "after": 55.5, "half_interval_95": 2.25}
+    told = "one answer alone, 0 to 100: 40.00 → 55.50, +15.50 ± 2.25 (95 %, over the images)"
+    assert told in page(tmp_path, replace(REPORT, summary=SUMMARY | {"one_answer": worth})).text.split("Scores")[0]
+    alone = page(tmp_path, replace(REPORT, summary=SUMMARY | {"one_answer": worth | {"half_interval_95": None}})).text
+    assert "55.50, +15.50steps" in alone and "±" not in alone, "of one image nothing is known"
 
 
 def test_numbers_of_both_evaluations_stand_beside_each_other_the_metric_first(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from visual_rft.distributed import ALONE, Preempted, World
+from visual_rft.metrics.averages import half_interval_95, percent
 from visual_rft.tasks.task import Exam, Task
 from visual_rft.tracking.pictures import Picture
 from visual_rft.vocabulary import Answer, Completion, Example, Refusal, Scores
@@ -127,10 +128,14 @@ def judge(task: Task, exam: Exam, texts: list[str], started: float, screened: Ma
     return Evaluation(texts, answers, exam.measure(answers), time.perf_counter() - started, screened or {}, worth)
 
 
-def outcome(before: Evaluation, after: Evaluation) -> dict[str, Any]:
-    """What `summary.json` says of two evaluations of the same questions."""
+def outcome(questions: Sequence[Example], before: Evaluation, after: Evaluation) -> dict[str, Any]:
+    """What `summary.json` says of two evaluations of the same questions; `one_answer` is what an answer alone is worth on average, 0..100, whose change
+    has an interval over the images."""
     metric = {"metric": before.metric, "before": before.value, "after": after.value}
-    return metric | {"evaluation_before": before.plain(), "evaluation_after": after.plain()}
+    changes = [new - old for old, new in zip(before.worth, after.worth, strict=True)]
+    half = half_interval_95(changes, [question.asked_about.id for question in questions])
+    worth = {"before": percent(before.worth), "after": percent(after.worth), "half_interval_95": None if half is None else 100 * half}
+    return metric | {"one_answer": worth, "evaluation_before": before.plain(), "evaluation_after": after.plain()}
 
 
 def gallery(questions: Sequence[Example], evaluations: Mapping[str, Evaluation], count: int) -> list[Picture]:

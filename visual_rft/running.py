@@ -122,7 +122,7 @@ def _train(job: Job[Config], begin: Begin, interrupted: Path | None, held: ExitS
         journal.metrics(c.steps, step.metrics | after.metrics())
         points.checkpoints.settle(wait=True)
         cost = {"method": trainer.method, "steps": c.steps, "seed": c.seed, "seconds": round(time.perf_counter() - started, 1)}
-        summary = {"task": c.task.name, "model": c.model.name} | outcome(before, after) | {"questions": len(exam.questions)} | cost
+        summary = {"task": c.task.name, "model": c.model.name} | outcome(exam.questions, before, after) | {"questions": len(exam.questions)} | cost
         journal.end(c.steps, summary, gallery(exam.questions, {"before": before, "after": after}, c.logger.report_images), examples)
     return folder.path
 

@@ -26,6 +26,16 @@ def headline(evaluations: Evaluations) -> str:
     return ""
 
 
+def interval(summary: Mapping[str, Any]) -> str:
+    """What one answer is worth, before and after, and how sure the change is over the images of the test."""
+    worth = summary.get("one_answer")
+    if not worth:
+        return ""
+    before, after, half = worth["before"], worth["after"], worth["half_interval_95"]
+    sure = "" if half is None else f" ± {number(half)}</b> <small>(95 %, over the images)</small><b>"
+    return f"<p>one answer alone, 0 to 100: {number(before)} → {number(after)}, <b>{number(after - before, '+.2f')}{sure}</b></p>"
+
+
 def shared(evaluations: Evaluations) -> list[tuple[str, list[float | None]]]:
     """(name, its value in each evaluation) of the numbers that all evaluations hold, in the order of the first."""
     columns = list(evaluations.values())
