@@ -129,8 +129,8 @@ def judge(task: Task, exam: Exam, texts: list[str], started: float, screened: Ma
 
 
 def outcome(questions: Sequence[Example], before: Evaluation, after: Evaluation) -> dict[str, Any]:
-    """What `summary.json` says of two evaluations of the same questions; `one_answer` is what an answer alone is worth on average, 0..100, whose change
-    has an interval over the images."""
+    """What `summary.json` says of two evaluations of the same questions; `one_answer` is what an answer alone is worth on average, 0..100, and its
+    change has an interval over the images."""
     metric = {"metric": before.metric, "before": before.value, "after": after.value}
     changes = [new - old for old, new in zip(before.worth, after.worth, strict=True)]
     half = half_interval_95(changes, [question.asked_about.id for question in questions])
