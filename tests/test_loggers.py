@@ -72,7 +72,7 @@ PICTURES = [
     Picture(Image.new("RGB", (64, 48)), "where?\ud800", DetectionTruth(TRUTH), {"before": Refusal(Reason.NO_THINK), "after": FOUND}, {}),
     Picture(Image.new("RGB", (32, 16)), "what?", ClassTruth("seven"), {"before": ClassAnswer("six"), "after": DetectionAnswer(())}, {}),
 ]
-QUESTIONS = ["where?\ud800"]  # of the one group
+ASKED = [Example("1", (), "seven", "where?\ud800", DetectionTruth(TRUTH))]  # of the one group
 SUMMARY = {
     "metric": "AP", "before": 1.0, "after": 2.0, "steps": 2,
     "evaluation_before": {"AP": 1.0, "by category": {"six": 1.0}, "refused": {}},
@@ -113,7 +113,7 @@ def pictures(count: int) -> list[Picture]:
 def a_whole_run(logger: Logger) -> None:
     for step in (1, 2):
         logger.log_metrics(step, METRICS)
-        logger.log_rollouts(step, RECORDS, QUESTIONS, pictures)
+        logger.log_rollouts(step, RECORDS, ASKED, pictures)
     logger.log_gallery(2, PICTURES)
     logger.log_sign(2, "a sign", "what to do")
     logger.finish(SUMMARY)
@@ -315,24 +315,25 @@ def test_where_there_are_no_classes_there_is_no_table_of_them(tmp_path: Path, fa
 def test_rollouts_are_a_row_each_with_every_reward_part(tmp_path: Path, fake: Callable[..., FakeWandb]) -> None:
     module = fake()
     answered = [RECORDS[0] | {"answer": [{"Position": [1.0, 2.0, 3.0, 4.0], "Confidence": 0.5}]}, RECORDS[1] | {"answer": "\ud800é"}]
-    opened(tmp_path).log_rollouts(3, [*RECORDS, *answered], ["first?", "second?\ud800"], pictures)
+    asked = [Example("1", (), "", "first?", DetectionTruth(((1, 2, 3, 4),))), Example("2", (), "", "second?\ud800", ClassTruth("\ud800six"))]
+    opened(tmp_path).log_rollouts(3, [*RECORDS, *answered], asked, pictures)
     table = module.rows[0]["rollouts/table"]
     parts = ["reward/iou", "reward/confidence", "reward/format", "reward", "advantage"]
-    assert table["columns"] == ["step", "example", "question", "number", "completion", "answer", "refused", *parts]
+    assert table["columns"] == ["step", "example", "number", "completion", "answer", "truth", "refused", *parts, "question"]
     assert table["data"] == [
-        [3, "question 0", "first?", 1, "a\nb&#55296;0", "", "", 0.5, 0.25, 0.125, 0.0, -0.0],
-        [3, "question 1", "first?", 2, "a\nb&#55296;1", "", "no_think", 1.5, 1.25, 1.125, 0.25, -1.0],
+        [3, "question 0", 1, "a\nb&#55296;0", "", "[[1, 2, 3, 4]]", "", 0.5, 0.25, 0.125, 0.0, -0.0, "first?"],
+        [3, "question 1", 2, "a\nb&#55296;1", "", "[[1, 2, 3, 4]]", "no_think", 1.5, 1.25, 1.125, 0.25, -1.0, "first?"],
         [
-            *(3, "question 0", "second?&#55296;", 1, "a\nb&#55296;0", '[{"Position": [1.0, 2.0, 3.0, 4.0], "Confidence": 0.5}]', ""),
-            *(0.5, 0.25, 0.125, 0.0, -0.0),
+            *(3, "question 0", 1, "a\nb&#55296;0", '[{"Position": [1.0, 2.0, 3.0, 4.0], "Confidence": 0.5}]', "&#55296;six", ""),
+            *(0.5, 0.25, 0.125, 0.0, -0.0, "second?&#55296;"),
         ],
-        [3, "question 1", "second?&#55296;", 2, "a\nb&#55296;1", '"&#55296;é"', "no_think", 1.5, 1.25, 1.125, 0.25, -1.0],
+        [3, "question 1", 2, "a\nb&#55296;1", '"&#55296;é"', "&#55296;six", "no_think", 1.5, 1.25, 1.125, 0.25, -1.0, "second?&#55296;"],
     ]
 
 
 def test_rollouts_are_on_their_images_as_many_as_asked(tmp_path: Path, fake: Callable[..., FakeWandb]) -> None:
     module = fake()
-    open_logger(options(rollout_images=2), folder=tmp_path, shown=SHOWN).log_rollouts(3, RECORDS, QUESTIONS, pictures)
+    open_logger(options(rollout_images=2), folder=tmp_path, shown=SHOWN).log_rollouts(3, RECORDS, ASKED, pictures)
     assert list(module.rows[1]) == ["step", "rollouts/group000", "rollouts/group001"]
 
 
@@ -351,7 +352,7 @@ def test_a_group_on_its_image_has_a_layer_a_completion_and_what_it_earned(tmp_pa
     ]
     (picture,) = group_pictures([group], [rewards], [[1.75, 0.0, 1.0, 0.0]], [[1.5, -0.75, 0.25, -1.0]])
     assert list(picture.texts.values()) == ["a", "b", "c", "d"]
-    opened(tmp_path).log_rollouts(1, RECORDS, QUESTIONS, lambda _: [picture])
+    opened(tmp_path).log_rollouts(1, RECORDS, ASKED, lambda _: [picture])
     drawn = module.rows[1]["rollouts/group000"]
     assert {name: len(layer["box_data"]) for name, layer in drawn["boxes"].items()} == {"truth": 2, "completion 1": 2, "completion 3": 0}
     assert drawn["caption"].splitlines() == [
@@ -368,7 +369,7 @@ def test_rollouts_are_shown_as_often_as_asked(tmp_path: Path, fake: Callable[...
     module = fake()
     logger = opened(tmp_path, every)
     for step in range(1, 7):
-        logger.log_rollouts(step, RECORDS, QUESTIONS, pictures)
+        logger.log_rollouts(step, RECORDS, ASKED, pictures)
         logger.log_rollouts(step, [], [], pictures)
     assert [row["step"] for row in module.rows if "rollouts/table" in row] == shown
 
@@ -424,16 +425,15 @@ def test_the_journal_tells_a_logger_what_it_tells_the_folder(tmp_path: Path, fak
     module = fake()
     sign = Sign("stuck", 1, "nobody is paid", "look at the refusals")
     watch = SimpleNamespace(after=lambda step, _: [sign] if step == 1 else [])
-    step = SimpleNamespace(
-        number=1, records=lambda: RECORDS, pictures=pictures, skipped=None, groups=[SimpleNamespace(example=SimpleNamespace(question="where?"))]
-    )
+    groups = [SimpleNamespace(example=ASKED[0])]
+    step = SimpleNamespace(number=1, records=lambda: RECORDS, pictures=pictures, skipped=None, groups=groups)
     with Console(2, file=io.StringIO()) as console:
         journal = Written(RunFolder.create(tmp_path, "", {}), opened(tmp_path), console, cast(Watch, watch))
         for number in (1, 2):
             journal.rollouts(cast(Step, SimpleNamespace(**{**vars(step), "number": number})))
             journal.metrics(number, METRICS)
     assert [(row["step"], "rollouts/table" in row) for row in module.rows] == [(1, True), (1, False), (1, False), (2, True), (2, False), (2, False)]
-    assert [row[2] for row in module.rows[0]["rollouts/table"]["data"]] == ["where?", "where?"]
+    assert [row[-1] for row in module.rows[0]["rollouts/table"]["data"]] == ["where?&#55296;", "where?&#55296;"]
     assert module.alerts == [("stuck at step 1", "nobody is paid; look at the refusals", "WARN")]
     assert len((tmp_path / "rollouts.jsonl").read_text().splitlines()) == 4
 
@@ -513,7 +513,7 @@ def test_a_step_that_is_taken_again_is_shown_once(tmp_path: Path, fake: Callable
     module.starting_step = 5  # the server has 0 to 4; the run goes on from a checkpoint at 3
     logger = opened(tmp_path)
     for step in (4, 5):
-        logger.log_rollouts(step, RECORDS, QUESTIONS, pictures)
+        logger.log_rollouts(step, RECORDS, ASKED, pictures)
         logger.log_metrics(step, METRICS)
     logger.log_gallery(5, PICTURES)
     assert [row["step"] for row in module.rows] == [5, 5, 5, 5]

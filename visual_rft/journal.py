@@ -66,7 +66,7 @@ class Written(Journal):
     def rollouts(self, step: Step) -> None:
         if records := step.records():
             self.folder.log_rollouts(step.number, records)
-            self.logger.log_rollouts(step.number, records, [group.example.question for group in step.groups], step.pictures)
+            self.logger.log_rollouts(step.number, records, [group.example for group in step.groups], step.pictures)
         if step.skipped:
             saved = self.folder.save_skipped(step.number, step.groups, step.advantages_PG)
             self.say(f"step {step.number}: the update is skipped, since {step.skipped}; its batch is in {saved}")

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from visual_rft.tracking.pictures import Picture
 from visual_rft.tracking.runfolder import RunFolder
+from visual_rft.vocabulary import Example
 
 NOT_IN_A_PROJECT = r"/\#?%:"
 
@@ -78,9 +79,9 @@ class Logger(Protocol):
         """The step's numbers, by their names in the run folder."""
 
     def log_rollouts(
-        self, step: int, records: Sequence[Mapping[str, Any]], questions: Sequence[str], pictures: Callable[[int], Sequence[Picture]]
+        self, step: int, records: Sequence[Mapping[str, Any]], asked: Sequence[Example], pictures: Callable[[int], Sequence[Picture]]
     ) -> None:
-        """The step's completions, as `runfolder.rollout_records` makes them; the question of each group; and so many of the groups on their images,
+        """The step's completions, as `runfolder.rollout_records` makes them; what each group was asked; and so many of the groups on their images,
         which are opened when they are asked for."""
 
     def log_gallery(self, step: int, pictures: Sequence[Picture]) -> None:
@@ -100,7 +101,7 @@ class NoLogger:
         pass
 
     def log_rollouts(
-        self, step: int, records: Sequence[Mapping[str, Any]], questions: Sequence[str], pictures: Callable[[int], Sequence[Picture]]
+        self, step: int, records: Sequence[Mapping[str, Any]], asked: Sequence[Example], pictures: Callable[[int], Sequence[Picture]]
     ) -> None:
         pass
 
@@ -126,9 +127,9 @@ class Unbroken:
         self._zeros |= {name: 0.0 for name in metrics if name.startswith("refused/")}
 
     def log_rollouts(
-        self, step: int, records: Sequence[Mapping[str, Any]], questions: Sequence[str], pictures: Callable[[int], Sequence[Picture]]
+        self, step: int, records: Sequence[Mapping[str, Any]], asked: Sequence[Example], pictures: Callable[[int], Sequence[Picture]]
     ) -> None:
-        self._logger.log_rollouts(step, records, questions, pictures)
+        self._logger.log_rollouts(step, records, asked, pictures)
 
     def log_gallery(self, step: int, pictures: Sequence[Picture]) -> None:
         self._logger.log_gallery(step, pictures)

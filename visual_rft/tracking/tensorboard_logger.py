@@ -20,7 +20,7 @@ from visual_rft.tracking._guard import Guard, encodable, reason, say
 from visual_rft.tracking.console import score_rows
 from visual_rft.tracking.drawing import draw_answer
 from visual_rft.tracking.pictures import Picture, labels
-from visual_rft.vocabulary import Refusal
+from visual_rft.vocabulary import Example, Refusal
 
 COLUMNS = 120  # of text
 GAP = 8  # pixels between two drawings of an image
@@ -82,7 +82,7 @@ class TensorBoardLogger:
         self._guarded(lambda: self._add_scalars(step, metrics))
 
     def log_rollouts(
-        self, step: int, records: Sequence[Mapping[str, Any]], questions: Sequence[str], pictures: Callable[[int], Sequence[Picture]]
+        self, step: int, records: Sequence[Mapping[str, Any]], asked: Sequence[Example], pictures: Callable[[int], Sequence[Picture]]
     ) -> None:
         """It has no tables: report.html and rollouts.jsonl show them."""
 

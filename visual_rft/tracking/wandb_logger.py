@@ -16,6 +16,7 @@ import wandb
 from visual_rft.tracking import wandb_media
 from visual_rft.tracking._guard import Guard, reason, say
 from visual_rft.tracking.pictures import Picture
+from visual_rft.vocabulary import Example
 
 INIT_SECONDS = 20.0  # to reach the server when the run starts; after it the run is offline
 FINISH_SECONDS = 120.0  # to send what is left when the run ends; after it the rest stays on disk
@@ -109,10 +110,10 @@ class WandbLogger:
         self._guarded(lambda: self._log_step(step, metrics, is_last=True))
 
     def log_rollouts(
-        self, step: int, records: Sequence[Mapping[str, Any]], questions: Sequence[str], pictures: Callable[[int], Sequence[Picture]]
+        self, step: int, records: Sequence[Mapping[str, Any]], asked: Sequence[Example], pictures: Callable[[int], Sequence[Picture]]
     ) -> None:
         if records and self._rollouts_every and step % self._rollouts_every == 0:
-            self._guarded(lambda: self._log_step(step, {"rollouts/table": wandb_media.rollouts_table(step, records, questions)}))
+            self._guarded(lambda: self._log_step(step, {"rollouts/table": wandb_media.rollouts_table(step, records, asked)}))
             self._guarded(lambda: self._log_step(step, _panels("rollouts/group", pictures(self._rollout_images))))
 
     def log_gallery(self, step: int, pictures: Sequence[Picture]) -> None:

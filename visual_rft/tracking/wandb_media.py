@@ -10,25 +10,34 @@ from visual_rft.boxes import convert
 from visual_rft.frames import Box, Frame
 from visual_rft.tracking._guard import encodable
 from visual_rft.tracking.pictures import Picture, ious, labels
-from visual_rft.vocabulary import Answer, Refusal
+from visual_rft.vocabulary import Answer, Example, Refusal, Truth
 
 
-def rollouts_table(step: int, records: Sequence[Mapping[str, Any]], questions_P: Sequence[str]) -> wandb.Table:
-    """A row a completion, group by group: `number` is its place in the group, as on the group's image. One that was refused has no answer."""
-    parts, of_group = list(records[0]["rewards"]), len(records) // len(questions_P)
-    told = ["step", "example", "question", "number", "completion", "answer", "refused"]
+def rollouts_table(step: int, records: Sequence[Mapping[str, Any]], asked_P: Sequence[Example]) -> wandb.Table:
+    """A row a completion, group by group: `number` is its place in the group, as on the group's image. One that was refused has no answer. The
+    question is last, since it is long and the same in a whole group."""
+    parts, of_group = list(records[0]["rewards"]), len(records) // len(asked_P)
+    told = ["step", "example", "number", "completion", "answer", "truth", "refused"]
     return wandb.Table(
-        columns=[*told, *(f"reward/{part}" for part in parts), "reward", "advantage"],
+        columns=[*told, *(f"reward/{part}" for part in parts), "reward", "advantage", "question"],
         data=[
             [
-                *(step, r["example"], encodable(questions_P[row // of_group]), row % of_group + 1, encodable(r["completion"])),
-                *("" if r["answer"] is None else encodable(json.dumps(r["answer"], ensure_ascii=False)), r["refused"] or ""),
+                *(step, r["example"], row % of_group + 1, encodable(r["completion"])),
+                *("" if r["answer"] is None else _json(r["answer"]), _truth(asked_P[row // of_group].truth), r["refused"] or ""),
                 *(r["rewards"][part] for part in parts),
-                *(r["reward"], r["advantage"]),
+                *(r["reward"], r["advantage"], encodable(asked_P[row // of_group].question)),
             ]
             for row, r in enumerate(records)
         ],
     )
+
+
+def _truth(truth: Truth) -> str:
+    return encodable(str(truth)) or _json([list(box) for box in truth.boxes])
+
+
+def _json(value: Any) -> str:
+    return encodable(json.dumps(value, ensure_ascii=False))
 
 
 def classes_table(summary: Mapping[str, Any]) -> wandb.Table | None:
