@@ -5,7 +5,7 @@ A sign needs the greater part of WINDOW steps to agree, so that an odd batch is 
 supervised runs have no reward.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from statistics import median
@@ -89,9 +89,10 @@ def signs_at_the_end(metrics: Sequence[Line]) -> Iterator[Sign]:
     """The signs that the last step shows, whether or not an earlier one did."""
     lines = [line for line in (*metrics[: LONG_WINDOW + 1], *metrics[LONG_WINDOW + 1 :][-LONG_WINDOW:]) if line["step"] > 0]
     seen = _Seen(lines)
-    for name, (look, *keys) in _SIGNS.items():
+    for name, (look, keys) in _SIGNS.items():
         if lines and (found := look(seen)):
-            yield Sign(name, lines[-1]["step"], *found, keys=tuple(keys))
+            text, remedy = found
+            yield Sign(name, lines[-1]["step"], text, remedy, keys)
 
 
 def _reward_stuck(seen: _Seen) -> Found:
@@ -231,18 +232,18 @@ def _skipped(seen: _Seen) -> Found:
 
 
 # How each is found, and the metrics that show it.
-_SIGNS: Mapping[str, tuple[Any, ...]] = {
-    "reward_stuck": (_reward_stuck, "reward/mean"),
-    "groups_equal": (_groups_equal, "reward/zero_std_fraction"),
-    "length_collapse": (_length_collapse, "completion/length_mean"),
-    "length_explosion": (_length_explosion, "completion/length_mean"),
-    "truncated": (_truncated, "completion/truncated_fraction"),
-    "kl_runaway": (_kl_runaway, "loss/kl"),
-    "entropy_collapse": (_entropy_collapse, "policy/entropy"),
-    "thinking_gone": (_thinking_gone, "completion/thinking_words_mean"),
-    "empty_answers": (_empty_answers, "answer/empty_fraction", "truth/empty_fraction"),
-    "more_boxes": (_more_boxes, "answer/boxes_mean", "truth/boxes_mean"),
-    "hacking": (_hacking, "reward/mean", *MEASURED, "answer/unreadable_fraction"),
-    "form_alone": (_form_alone, "reward/format", *MEASURED),
-    "skipped": (_skipped, "policy/skipped_steps"),
+_SIGNS: Mapping[str, tuple[Callable[[_Seen], Found], tuple[str, ...]]] = {
+    "reward_stuck": (_reward_stuck, ("reward/mean",)),
+    "groups_equal": (_groups_equal, ("reward/zero_std_fraction",)),
+    "length_collapse": (_length_collapse, ("completion/length_mean",)),
+    "length_explosion": (_length_explosion, ("completion/length_mean",)),
+    "truncated": (_truncated, ("completion/truncated_fraction",)),
+    "kl_runaway": (_kl_runaway, ("loss/kl",)),
+    "entropy_collapse": (_entropy_collapse, ("policy/entropy",)),
+    "thinking_gone": (_thinking_gone, ("completion/thinking_words_mean",)),
+    "empty_answers": (_empty_answers, ("answer/empty_fraction", "truth/empty_fraction")),
+    "more_boxes": (_more_boxes, ("answer/boxes_mean", "truth/boxes_mean")),
+    "hacking": (_hacking, ("reward/mean", *MEASURED, "answer/unreadable_fraction")),
+    "form_alone": (_form_alone, ("reward/format", *MEASURED)),
+    "skipped": (_skipped, ("policy/skipped_steps",)),
 }
