@@ -9,7 +9,7 @@ INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -c constrain
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo test test-slow lint types bench bench-scaling bench-scale clean
+.PHONY: help install demo test test-slow lint types notebooks bench bench-scaling bench-scale clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -31,6 +31,9 @@ lint: .venv/.installed-dev ## ruff: rules and format
 
 types: .venv/.installed-dev ## mypy
 	$(BIN)/mypy visual_rft
+
+notebooks: .venv/.installed-dev ## take outputs and counts out of the notebooks, as they are kept
+	$(BIN)/python notebooks/strip.py
 
 bench: .venv/.installed-dev ## ours beside Hugging Face and TRL, on one core; ten minutes
 	@set -e; for script in rollout train_step whole_step levers; do $(BIN)/python benchmarks/$$script.py --json benchmarks/results $(ARGS); done
