@@ -71,7 +71,8 @@ def run(file: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     here.mkdir()
     notebook = nbformat.read(file, as_version=4)
     client = NotebookClient(notebook, kernel_name="python3", timeout=900, coalesce_streams=True, resources={"metadata": {"path": str(here)}})
-    client.execute()
+    client.execute()  # raises where a cell does
+    assert not re.search("Traceback|Warning", printed(notebook, "stderr"))
     assert not list(here.iterdir()), "writes where it was started"
     return notebook
 
@@ -84,6 +85,10 @@ def shown(cell: Any, kind: str = "text/html") -> str:
     """What a cell shows, as text."""
     (text,) = [output.data[kind] for output in cell.outputs if kind in output.get("data", {})]
     return str(text)
+
+
+def pictures(cell: Any) -> int:
+    return sum("image/png" in output.get("data", {}) for output in cell.outputs)
 
 
 def cell_with(notebook: Any, text: str) -> Any:
@@ -109,7 +114,7 @@ def test_the_quickstart_ends_with_a_better_model(tmp_path: Path, monkeypatch: py
     assert improved(notebook) and every_cell_shows_something(notebook)
     assert [line.split("  ")[0] for line in printed(notebook, "stderr").splitlines()] == ["evaluate before", "evaluate after", "step 10/10"]
     assert "before" in shown(cell_with(notebook, "by category"))
-    assert shown(cell_with(notebook, "compare="), "image/png") and "data-chart" in shown(cell_with(notebook, "notebook.curves"))
+    assert pictures(cell_with(notebook, "compare=")) == 2 and shown(cell_with(notebook, "notebook.curves")).count("data-chart") == 4
     (report,) = tmp_path.glob("visual_rft_*/run/report.html")
     assert len(shown(cell_with(notebook, "notebook.report"))) > report.stat().st_size
 
@@ -118,15 +123,13 @@ def test_the_quickstart_ends_with_a_better_model(tmp_path: Path, monkeypatch: py
 def test_rewards_are_broken_and_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notebook = run(ROOT / "notebooks" / "rewards.ipynb", tmp_path, monkeypatch)
     assert every_cell_shows_something(notebook) and not printed(notebook, "stderr")
-    by_hand = code(notebook)[1]
-    assert shown(by_hand, "text/plain").splitlines()[1].split()[-1] == "3.0" or "3.00" in shown(by_hand, "text/plain")
+    assert re.search(r"^right and sure .* 3\.00?$", shown(cell_with(notebook, '"right and sure"'), "text/plain"), re.MULTILINE)
     shares = [int(share) for share in re.findall(r">(\d+)%<", shown(cell_with(notebook, "cheats = [")))]
     paper, strict = shares[::2], shares[1::2]
     assert len(paper) == 8 and sum(share >= 100 for share in paper) == 7 and max(strict) < 100
     doubt = shown(cell_with(notebook, "on_average"))
-    assert re.findall(r"#T_\w+_row(\d)_col(\d)", doubt.partition("</style>")[0]) == [("0", "5"), ("1", "3")], (
-        "paper pays most for 1.0, strict for 0.6"
-    )
+    best = re.findall(r"#T_\w+_row(\d)_col(\d)", doubt.partition("</style>")[0])
+    assert best == [("0", "5"), ("1", "3")], "paper pays most for 1.0, strict for 0.6"
     reasons = shown(cell_with(notebook, "refusals ="), "text/plain")
     assert "bad_confidence" in reasons and "nan" not in reasons.lower()
     assert "thoughtful" in shown(cell_with(notebook, "def thoughtful"), "text/plain")
@@ -142,10 +145,10 @@ def test_a_run_that_cheats_is_looked_into(tmp_path: Path, monkeypatch: pytest.Mo
     assert "rect class=&quot;truth&quot;" in groups[1] and "rect class=&quot;truth&quot;" not in groups[0]
     (file,) = tmp_path.glob("visual_rft_*/run/rollouts.jsonl")
     assert len(file.read_text().splitlines()) == 20 * 16 * 8
-    paid = {
-        row.split()[-4]: [float(cell) for cell in row.split()[-2:]] for row in shown(cell_with(notebook, "judged ="), "text/plain").splitlines()[3:]
-    }
-    assert paid
+    kinds = re.findall(r"(boxes|No Objects) +\d+ +(\S+) +(\S+)$", shown(cell_with(notebook, "judged = []"), "text/plain"), re.MULTILINE)
+    honest, cheat = (next(map(float, paid) for said, *paid in kinds if said == which) for which in ("No Objects", "boxes"))  # where there is none
+    assert [left < right for left, right in zip(honest, cheat, strict=True)] == [True, False], "paper pays the cheat more, strict less"
+    assert "inverted_box" in shown(cell_with(notebook, "crosstab"), "text/plain")
 
 
 @pytest.mark.slow
@@ -154,5 +157,4 @@ def test_twenty_images_become_a_better_model(tmp_path: Path, monkeypatch: pytest
     assert improved(notebook) and every_cell_shows_something(notebook)
     said = printed(notebook, "stdout")
     assert re.search(r"^problem: .*007\.png", said, re.MULTILINE) and "train: 20 images" in said
-    assert shown(cell_with(notebook, "compare="), "image/png")
-    assert "Traceback" not in printed(notebook, "stderr")
+    assert pictures(cell_with(notebook, "compare=")) == 3
