@@ -114,7 +114,7 @@ def test_the_quickstart_ends_with_a_better_model(tmp_path: Path, monkeypatch: py
     assert improved(notebook) and every_cell_shows_something(notebook)
     assert [line.split("  ")[0] for line in printed(notebook, "stderr").splitlines()] == ["evaluate before", "evaluate after", "step 10/10"]
     assert "before" in shown(cell_with(notebook, "by category"))
-    assert pictures(cell_with(notebook, "compare=")) == 2 and shown(cell_with(notebook, "notebook.curves")).count("data-chart") == 4
+    assert pictures(cell_with(notebook, "compare=")) == 2 and shown(cell_with(notebook, "notebook.curves")).count("data-chart=") == 4
     (report,) = tmp_path.glob("visual_rft_*/run/report.html")
     assert len(shown(cell_with(notebook, "notebook.report"))) > report.stat().st_size
 
