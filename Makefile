@@ -9,7 +9,7 @@ INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -c constrain
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo test test-slow lint types docs bench bench-scaling bench-scale clean
+.PHONY: help install demo test test-slow lint types docs notebooks bench bench-scaling bench-scale clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
@@ -34,6 +34,9 @@ types: .venv/.installed-dev ## mypy
 
 docs: .venv/.installed-dev ## the site of docs/, in build/docs; a broken link stops it
 	$(BIN)/sphinx-build -W --keep-going -n -q -E -a -b html docs build/docs
+
+notebooks: .venv/.installed-dev ## take outputs and counts out of the notebooks, as they are kept
+	$(BIN)/python notebooks/strip.py
 
 bench: .venv/.installed-dev ## ours beside Hugging Face and TRL, on one core; ten minutes
 	@set -e; for script in rollout train_step whole_step levers; do $(BIN)/python benchmarks/$$script.py --json benchmarks/results $(ARGS); done

@@ -284,6 +284,7 @@ def test_a_stage_takes_the_line_and_gives_it_back() -> None:
 
 def test_lines_fit_eighty_columns_and_nothing_goes_to_stdout(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("JPY_PARENT_PID", raising=False)
     monkeypatch.setenv("COLUMNS", "120")
     terminal = TerminalFile()
     for file in (None, terminal):
@@ -299,12 +300,68 @@ def test_lines_fit_eighty_columns_and_nothing_goes_to_stdout(capsys: pytest.Capt
 
 def test_in_a_terminal_messages_stay_whole_and_stdout_untouched(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("JPY_PARENT_PID", raising=False)
     terminal = TerminalFile()
     with Console(2, file=terminal) as console:
         console.say("/a" * 60 + " [not markup]")
         print("result")
     assert capsys.readouterr() == ("result\n", "")
     assert "/a" * 60 + " [not markup]\n" in terminal.getvalue()
+
+
+def shown_by_a_page(written: str) -> list[str]:
+    """What a page shows of a cell's output: a return goes to the beginning of the line, over what is there; other control codes it may not know."""
+    lines = []
+    for line in written.replace("\r\n", "\n").split("\n"):
+        shown = ""
+        for text in line.split("\r"):
+            shown = text + shown[len(text) :]
+        lines.append(shown.rstrip())
+    return lines
+
+
+class KernelFile(io.StringIO):
+    """What the kernel of a notebook has for stderr."""
+
+    __module__ = "ipykernel.iostream"
+
+
+class CommandFile(TerminalFile):
+    """What a command has for stderr that a cell starts with `!`: a terminal, in the environment of the kernel."""
+
+
+@pytest.mark.parametrize("file", [KernelFile(), CommandFile()], ids=lambda file: type(file).__name__)
+def test_a_notebook_gets_one_line_that_is_overwritten_and_no_escape_code(file: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-color")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("JPY_PARENT_PID", "1")
+    clock, written = Clock(), []
+    with Console(200, file=file, clock=clock) as console:
+        with console.stage("evaluate", 4000) as advance:
+            for _ in range(4000):
+                clock.now += 0.01
+                advance(1)
+        for step in range(1, 200):
+            clock.now += 1
+            console.step(step, {"reward/mean": 1 / step})
+            written.append(shown_by_a_page(file.getvalue())[-1])
+        console.say("a sign of trouble")
+        clock.now += 1
+        console.step(200, {"reward/mean": 0.5})
+    assert shown_by_a_page(file.getvalue()) == [
+        "evaluate  4000/4000  0:40 elapsed  0:00 left",
+        "a sign of trouble",
+        "step 200/200  reward 0.5  4:00 elapsed  0:00 left",
+        "",
+    ]
+    assert written[6] == "step 7/200  reward 0.1429  0:47 elapsed  3:13 left", "the line lives"
+    assert file.getvalue().count("\r") < 300, "a message to the page at most twice a second"
+    assert "\x1b" not in file.getvalue()
+
+
+def test_what_a_notebook_catches_is_a_log_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JPY_PARENT_PID", "1")
+    assert [line.split()[1] for line in run_steps(io.StringIO(), [1.0] * 25, steps=25)] == ["1/25", "11/25", "21/25", "25/25"]
 
 
 def test_the_results_table_is_aligned_plain_text_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from omegaconf import MISSING
 
 from visual_rft import hardware, policies, running, workload
 from visual_rft.algorithm import AlgorithmOptions
-from visual_rft.config import Job, start
+from visual_rft.config import Job, composed, start
 from visual_rft.rewards.options import RewardOptions
 from visual_rft.running import RunConfig, conclude
 from visual_rft.tasks.task import Task
@@ -52,6 +52,11 @@ def begin(job: Job[TrainConfig], task: Task, examples: Sequence[Example]) -> Tra
     trainer = Trainer(models, task, c.algorithm, c.hardware, world)
     trainer.check_rollout(examples[:2], c.seed)
     return trainer
+
+
+def configured(*overrides: str) -> TrainConfig:
+    """What `main` would run with these keys, for whoever wants the parts of a run one by one. Raises ValueError where `main` would refuse."""
+    return composed(TrainConfig, "train", overrides, schemas=workload.SCHEMAS | SCHEMAS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

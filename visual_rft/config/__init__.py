@@ -31,7 +31,7 @@ from visual_rft.config.ranks import BUG, INTERRUPTED, REFUSED, Ending, attempt, 
 from visual_rft.config.refusals import folded, one_line
 from visual_rft.distributed import World, join
 
-__all__ = ["Job", "conf_folder", "keys", "register", "start"]
+__all__ = ["Job", "composed", "conf_folder", "keys", "register", "start"]
 
 HYDRA_VERSION = "1.3"  # whose defaults hold: no change of the working directory
 
@@ -103,6 +103,16 @@ def _code(main: Callable[[], None], endings: Sequence[Ending], world: World) -> 
     if not in_step:
         leave(final(code, in_step))
     return max([code, *(ending.code for ending in endings)])
+
+
+def composed(schema: type[Schema], name: str, overrides: Sequence[str] = (), schemas: Mapping[str, type] = NO_SCHEMAS) -> Schema:
+    """The checked configuration of conf/<name>.yaml with these keys, as `start` would hand it to a job; nothing is begun or written. Raises
+    ValueError with the line that `start` would print."""
+    register(schema, name, schemas)
+    conf, known = conf_folder(name), _known(schema, schemas, conf_folder(name))
+    with hydra.initialize_config_dir(str(conf), job_name=name, version_base=HYDRA_VERSION), one_line(known, overrides):
+        config = hydra.compose(name, list(overrides))
+    return typed(schema, config, known)
 
 
 def conf_folder(name: str) -> Path:

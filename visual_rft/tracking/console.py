@@ -1,5 +1,10 @@
-"""What a person sees while a run runs: one live line on stderr (plain lines in a log file), and at the end one table on stdout."""
+"""What a person sees while a run runs: one live line on stderr (plain lines in a log file), and at the end one table on stdout.
 
+A terminal redraws the line by itself, all the time. A notebook knows no more of a terminal than the return to the line's beginning, and is told when
+there is something new: of a run in its own kernel, and of a command that a cell starts with `!`.
+"""
+
+import os
 import sys
 import time
 from collections import deque
@@ -16,6 +21,8 @@ from visual_rft.tracking._format import difference, duration, number
 
 COLUMNS = 80
 PLAIN_EVERY_SECONDS = 10.0
+NOTEBOOK_EVERY_SECONDS = 0.5  # each is a message from the kernel to the page
+OF_A_KERNEL = "JPY_PARENT_PID"  # in the environment of a notebook's kernel and of what it starts
 WINDOW_STEPS = 20
 SHOWN = {"reward/mean": "reward", "loss/nll": "loss"}
 
@@ -37,9 +44,11 @@ class Console:
         self._stage: tuple[str, int, int, float] | None = None  # name, done, total, begin
         self._printed = float("-inf")
         self._live: Live | None = None
+        self._overwrites = _is_in_a_notebook(self._file)
+        self._open = 0  # characters of a notebook's line that is to be overwritten
         terminal = Terminal(file=self._file)
         # rich takes FORCE_COLOR for a terminal; only a real one can redraw a line.
-        if self._file.isatty() and not terminal.is_dumb_terminal:
+        if self._file.isatty() and not terminal.is_dumb_terminal and not self._overwrites:
             # Results go to stdout untouched; a stray warning on stderr must not tear the live line.
             self._live = Live(console=terminal, get_renderable=self._text, refresh_per_second=2, redirect_stdout=False, redirect_stderr=True)
 
@@ -51,6 +60,8 @@ class Console:
     def __exit__(self, *_: object) -> None:
         if self._live:
             self._live.stop()
+        if self._open:
+            print(file=self._file, flush=True)
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Step `step` (1 … steps) is finished. Shows `reward/mean` or `loss/nll` and the first `eval/<metric>`, each for as long as no newer one is
@@ -67,7 +78,7 @@ class Console:
         if self._live:
             self._live.console.print(Text(line), soft_wrap=True)
         else:
-            print(line, file=self._file, flush=True)
+            self._put(line, end="\n")
 
     @contextmanager
     def stage(self, name: str, total: int) -> Iterator[Callable[[int], None]]:
@@ -93,9 +104,17 @@ class Console:
         now = self._clock()
         if self._live:
             self._live.refresh()
+        elif self._overwrites and now - self._printed >= NOTEBOOK_EVERY_SECONDS:
+            self._printed = now
+            self._put(self._line(), end="")
         elif last or now - self._printed >= PLAIN_EVERY_SECONDS:
             self._printed = now
             self.say(self._line())
+
+    def _put(self, line: str, end: str) -> None:
+        """In the place of an open line, to the end of it: a page may draw a shorter one over a longer one."""
+        print(f"\r{line.ljust(self._open)}" if self._open else line, end=end, file=self._file, flush=True)
+        self._open = 0 if end else len(line)
 
     def _text(self) -> Text:
         return Text(self._line() if self._stage or self._steps else "", no_wrap=True, overflow="ellipsis")
@@ -123,6 +142,12 @@ class Console:
         current = max((end - begin) / (last - first) - (now - end), 0.0)
         ahead = self._steps - last
         return self.final_seconds + (current + (end - begin) / (last - first) * (ahead - 1) if ahead > 0 else 0.0)
+
+
+def _is_in_a_notebook(file: TextIO) -> bool:
+    """Whether it is the output of a cell: of the kernel itself, or of a command in the terminal that the kernel makes for it."""
+    of_the_kernel = any(kind.__module__.startswith("ipykernel.") for kind in type(file).__mro__)
+    return of_the_kernel or (file.isatty() and OF_A_KERNEL in os.environ)
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
