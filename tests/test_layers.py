@@ -20,7 +20,7 @@ FLOORS = (
     {"class_names", "config", "hardware", "storage"},
     {"models", "rollout", "tasks", "sources", "tracking"},
     {"algorithm", "checkpoint", "inference", "lessons", "masking", "measurements", "optimizer", "policies", "resuming", "workload"},
-    {"learner", "evaluation", "inspection", "looking"},
+    {"learner", "evaluation", "inspection", "looking", "revisiting"},
     {"loop"},
     {"trainer", "supervised", "journal"},
     {"running"},

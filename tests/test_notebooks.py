@@ -139,7 +139,7 @@ def test_rewards_are_broken_and_mended(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_run_that_cheats_is_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notebook = run(ROOT / "notebooks" / "inspect_rollouts.ipynb", tmp_path, monkeypatch)
     assert every_cell_shows_something(notebook)
-    assert "as of one that cheats" in printed(notebook, "stderr") and "more_boxes, since step" in printed(notebook, "stdout")
+    assert "as cheating does" in printed(notebook, "stderr") and "more_boxes, since step" in printed(notebook, "stdout")
     groups = [shown(cell_with(notebook, f"{which} = groups")) for which in ("absent", "present")]
     assert all(group.count("&lt;article&gt;") == 8 for group in groups)
     assert "rect class=&quot;truth&quot;" in groups[1] and "rect class=&quot;truth&quot;" not in groups[0]

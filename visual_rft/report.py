@@ -8,18 +8,21 @@ group. Warnings are on stderr.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
 
 from visual_rft.config import Job, start
+from visual_rft.revisiting import questions_of
 from visual_rft.tracking.comparison import arms_of, category_table, repeated_seeds, summary_table, write_json, write_page
 from visual_rft.tracking.console import print_table
-from visual_rft.tracking.runs import find_runs, patterns, read_run
+from visual_rft.tracking.pictures import Look, Picture, no_pictures
+from visual_rft.tracking.runs import Run, find_runs, patterns, read_run
 
 
 class Shown(StrEnum):
@@ -68,7 +71,7 @@ def run(job: Job[ReportConfig]) -> None:
             print(f"warning: {arm.label}: seed {seed} more than once, and all count: {', '.join(str(r.folder) for r in runs)}", file=sys.stderr)
     head, *rows = category_table(arms) if c.scores is Shown.categories else summary_table(arms, every_score=c.scores is Shown.all)
     print_table(head, rows)
-    for file, write in ((c.out, write_page), (c.json, write_json)):
+    for file, write in ((c.out, partial(write_page, look_at=_look_at)), (c.json, write_json)):
         if file:
             written = Path(file).expanduser()
             try:
@@ -78,6 +81,22 @@ def run(job: Job[ReportConfig]) -> None:
             print(f"written: {written}")
     if not c.out:
         print("out=comparison.html draws the curves over each other", file=sys.stderr)
+
+
+def _look_at(run: Run) -> Look:
+    """Shows answers to the test questions of a run on their images, if its folder and the data are as they were; one line on stderr if not."""
+    try:
+        task, questions = questions_of(run.folder)
+    except ValueError as error:
+        print(f"{run.folder}: {error}, so the page shows none of its images", file=sys.stderr)
+        return no_pictures
+
+    def picture(question: str, texts: Mapping[str, str]) -> Picture:
+        asked = questions[question]
+        answers = {name: task.parse(text, asked.contract) for name, text in texts.items()}
+        return Picture(asked.image, asked.question, asked.truth, answers, texts, asked.contract.frame)
+
+    return picture
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -35,6 +35,7 @@ from visual_rft.masking import with_masks
 from visual_rft.models import loading
 from visual_rft.models.loading import ModelOptions
 from visual_rft.resuming import Resume, find_run, hold, instead, is_finished
+from visual_rft.revisiting import kinds
 from visual_rft.sources import predictions
 from visual_rft.sources.few_shot import fingerprint
 from visual_rft.sources.jsonl import read_text
@@ -97,7 +98,7 @@ def _train(job: Job[Config], begin: Begin, interrupted: Path | None, held: ExitS
     c, world, started = job.config, job.world, time.perf_counter()
     examples, exam = _given(job)
     trainer = begin(examples)
-    facts = _facts(job.command, trainer, examples, exam)
+    facts = _facts(job.command, trainer, examples, exam) | {"kinds": kinds(c.task, c.data)}
     saved = trainer.tensors() if c.checkpoint.every else trainer.models.whole_weights()
     world.first(lambda: check_room((interrupted or job.folder) / "checkpoints", c.checkpoint, saved))
     folder = RunFolder(instead(job.folder, interrupted)) if interrupted else world.first(lambda: _create(job, facts, held))

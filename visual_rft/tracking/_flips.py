@@ -3,13 +3,16 @@
 Axes: R runs of one arm.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from statistics import fmean
+from zlib import crc32
 
 from visual_rft.tracking._format import number
+from visual_rft.tracking._gallery import card
 from visual_rft.tracking._page import details
+from visual_rft.tracking.pictures import Look
 from visual_rft.tracking.runs import Judged, Run
 
 GOOD = 0.5  # an answer from here on is a good one
@@ -43,23 +46,30 @@ def _flip(question: str, answers_R: Sequence[Mapping[str, Judged]], others_R: Se
     return Flip(question, (worth, other), (answers_R[0][question].text, others_R[0][question].text))
 
 
-def flips_html(labels: tuple[str, str], runs_R: Sequence[Run], others_R: Sequence[Run]) -> str:
+def flips_html(labels: tuple[str, str], runs_R: Sequence[Run], others_R: Sequence[Run], look_at: Callable[[Run], Look]) -> str:
     """Both lists side by side; empty where no question was asked of all runs."""
     fixed, broke, count = flips(runs_R, others_R)
     if not count:
         return ""
+    look = look_at(runs_R[0])
+    if labels[0] == labels[1]:
+        labels = ("first", "second")
     lists = "".join(
-        f"<div><h3>{len(some)} {word} of {count}</h3>{_cards(some, labels)}</div>" for some, word in ((fixed, "fixed"), (broke, "broken"))
+        f"<div><h3>{len(some)} {word} of {count}</h3>{_cards(some, labels, look)}</div>" for some, word in ((fixed, "fixed"), (broke, "broken"))
     )
     return f'<p>{escape(labels[0])} → <b>{escape(labels[1])}</b></p><div class="grid wide">{lists}</div>'
 
 
-def _cards(some: Sequence[Flip], labels: tuple[str, str]) -> str:
-    shown = "".join(_card(one, labels) for one in some[:SHOWN])
+def _cards(some: Sequence[Flip], labels: tuple[str, str], look: Look) -> str:
+    shown = "".join(_card(one, labels, look) for one in some[:SHOWN])
     return shown + (f"<p><small>and {len(some) - SHOWN} more</small></p>" if len(some) > SHOWN else "")
 
 
-def _card(one: Flip, labels: tuple[str, str]) -> str:
+def _card(one: Flip, labels: tuple[str, str], look: Look) -> str:
+    """On its image, where there is one to look at; else the completions alone."""
     before, after = (number(worth) for worth in one.worth)
-    texts = "".join(details(escape(label), text) for label, text in zip(labels, one.texts, strict=True))
-    return f"<article><p><b>{escape(one.question)}</b> {before} → <b>{after}</b></p>{texts}</article>"
+    head = f"<p><b>{escape(one.question)}</b> {before} → <b>{after}</b></p>"
+    texts = dict(zip(labels, one.texts, strict=True))
+    if picture := look(one.question, texts):
+        return card(picture, f"flip{crc32(repr((labels, one.question)).encode()):08x}", head)
+    return f"<article>{head}{''.join(details(escape(label), text) for label, text in texts.items())}</article>"

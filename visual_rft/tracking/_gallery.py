@@ -17,7 +17,7 @@ def gallery(pictures: Sequence[Picture]) -> str:
     """A card each, under a legend of their colours; empty without pictures. Pictures without boxes are small."""
     if not pictures:
         return ""
-    cards = [_card(picture, f"picture{index}") for index, picture in enumerate(pictures)]
+    cards = [card(picture, f"picture{index}") for index, picture in enumerate(pictures)]
     if not any(map(_has_boxes, pictures)):
         return _folded(cards, "grid", AT_ONCE * 2)
     marks = {"truth": "truth"} | {name: kind for picture in pictures for name, kind in _kinds(picture).items()}
@@ -41,8 +41,8 @@ def _kinds(picture: Picture) -> dict[str, str]:
     return dict(zip(names, KINDS[len(KINDS) - len(names) :], strict=True))
 
 
-def _card(picture: Picture, picture_id: str) -> str:
-    """A panel an answer; where nothing is drawn, the image once."""
+def card(picture: Picture, picture_id: str, head: str = "") -> str:
+    """Under the `head`, which is HTML, a panel an answer; where nothing is drawn, the image once. `picture_id` is the only one of its page."""
     said = {name: escape(f"{name}: {_words(answer, picture.truth.boxes)}") for name, answer in picture.answers.items()}
     if _has_boxes(picture):
         panels = [
@@ -54,7 +54,7 @@ def _card(picture: Picture, picture_id: str) -> str:
         shown = picture_svg(picture.image, picture_id, "") + "".join(f"<p>{words}</p>" for words in said.values())
     truth = f"<p>{escape(f'truth: {picture.truth}')}</p>" if str(picture.truth) else ""
     texts = "".join(details(escape(f"Completion {name}"), text) for name, text in picture.texts.items())
-    return f'<article><p class="question">{escape(picture.question)}</p>{truth}{shown}{texts}</article>'
+    return f'<article>{head}<p class="question">{escape(picture.question)}</p>{truth}{shown}{texts}</article>'
 
 
 def _words(answer: Answer | Refusal, truth: Sequence[Box]) -> str:

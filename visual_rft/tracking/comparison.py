@@ -6,7 +6,7 @@ Axes: A arms, R runs of one arm.
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -20,6 +20,7 @@ from visual_rft.tracking._first import signs_of_trouble
 from visual_rft.tracking._flips import flips_html
 from visual_rft.tracking._format import duration, number
 from visual_rft.tracking._page import in_rooms, legend_of, page, section, table
+from visual_rft.tracking.pictures import Look, no_pictures
 from visual_rft.tracking.runfolder import write_atomically
 from visual_rft.tracking.runs import Run
 
@@ -180,8 +181,9 @@ def _or_none(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def write_page(path: Path, arms: Sequence[Arm]) -> None:
-    """One self-contained HTML page: each score of all arms, the curves of all runs over each other, each run's numbers."""
+def write_page(path: Path, arms: Sequence[Arm], look_at: Callable[[Run], Look] = lambda _: no_pictures) -> None:
+    """One self-contained HTML page: each score of all arms, the questions that they answer differently, on the images that `look_at` a run has, the
+    curves of all runs over each other, each run's numbers."""
     title = escape(" · ".join(dict.fromkeys(run.task for arm in arms for run in arm.runs)))
     runs = sum(len(arm.runs) for arm in arms)
     told = f"{runs} runs in {len(arms)} groups that differ by chance alone; ± is half the 95 % interval (Student's t) over the runs"
@@ -190,7 +192,7 @@ def write_page(path: Path, arms: Sequence[Arm]) -> None:
             f"<h1>{title}</h1><p><small>{told}</small></p>",
             _trouble(arms),
             section("Before and after", _scores(arms)),
-            section("Question by question", _flips(arms)),
+            section("Question by question", _flips(arms, look_at)),
             section("By category", "".join(f"<h3>{escape(arm.label)}</h3>{_by_category(arm)}" for arm in arms if categories(arm))),
             section("Curves", _curves(arms)),
             section("Runs", "".join(f"<h3>{escape(arm.label)}</h3>{_runs(arm)}" for arm in arms)),
@@ -205,15 +207,16 @@ def _trouble(arms: Sequence[Arm]) -> str:
     return "".join(f"<h3>{escape(arm.label)}, seed {run.seed}</h3>{told}" for arm, run, told in found if told)
 
 
-def _flips(arms: Sequence[Arm]) -> str:
+def _flips(arms: Sequence[Arm], look_at: Callable[[Run], Look]) -> str:
     """Each further arm beside the first one of its task."""
     first: dict[str, Arm] = {}
     told = ""
     for arm in arms:
         base = first.setdefault(arm.runs[0].task, arm)
-        told += flips_html((base.label, arm.label), base.runs, arm.runs) if arm is not base else ""
+        told += flips_html((base.label, arm.label), base.runs, arm.runs, look_at) if arm is not base else ""
     note = "How well boxes fit, extra and missing ones counted, or whether a name is right, 0 to 1; from 0.5 on an answer counts as good."
-    return f"<p><small>{note}</small></p>{told}" if told else ""
+    legend = legend_of({"truth": "truth", "the first": "before", "the second": "after"}) if "<rect" in told else ""
+    return f"<p><small>{note} {legend}</small></p>{told}" if told else ""
 
 
 def _scores(arms: Sequence[Arm]) -> str:

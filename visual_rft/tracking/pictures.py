@@ -3,7 +3,7 @@
 Axes: P prompts a step, G completions a prompt, N boxes of an answer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from PIL.Image import Image
@@ -35,6 +35,14 @@ class Picture:
             if both := ", ".join(filter(None, [said, self.notes.get(name, "")])):
                 lines.append(f"{name}: {both}")
         return list(filter(None, lines))
+
+
+# The id of a question, and completions to it by name -> these answers on its image, if that is to be had.
+Look = Callable[[str, Mapping[str, str]], Picture | None]
+
+
+def no_pictures(_: str, __: Mapping[str, str]) -> None:
+    """A `Look` where there is nothing to look at."""
 
 
 def group_pictures(
