@@ -67,6 +67,7 @@ def test_the_published_rewards_pay_most_families_as_much_as_honesty() -> None:
     assert len(fooled) > len(FAMILIES) / 2
 
 
+@pytest.mark.slow
 def test_the_document_holds_what_the_command_writes() -> None:
     document = adversary.DOCUMENT.read_text()
     assert adversary.written(document) == document, "python benchmarks/adversary.py --write"

@@ -37,6 +37,7 @@ def check(figure: dict[str, Any]) -> None:
         assert 0 < spread["min"] <= spread["median"] <= spread["max"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "figures"),
     [
@@ -58,6 +59,7 @@ def test_a_script_writes_every_figure_and_its_headline(script: Any, figures: set
     assert result["ratio"] == result["figures"][result["headline"]]["ratio"]
 
 
+@pytest.mark.slow
 def test_scaling_writes_and_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scaling, "STANDARD", TINY)
     monkeypatch.setattr(scaling, "PROMPTS", {64: (4, 6), 128: (8, 11)})

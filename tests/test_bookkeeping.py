@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import bookkeeping
 
 
+@pytest.mark.slow
 def test_both_figures_are_printed_and_written(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     bookkeeping.main(["--size", "tiny", "--json", str(tmp_path)])
     out, err = capfd.readouterr()

@@ -333,7 +333,7 @@ def _full_disk(world: World, folder: Path) -> None:
     assert held.settle(wait=True) is None
 
 
-@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_the_full_disk_of_one_rank_spoils_nothing(size: int, tmp_path: Path) -> None:
     together(size, _full_disk, tmp_path)
     assert names(tmp_path) == ["step_000001", "step_000003"]

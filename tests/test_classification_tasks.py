@@ -37,7 +37,12 @@ def summary(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "summary.json").read_text()))
 
 
-@pytest.mark.parametrize("task", [*TASKS, "custom_classification"])
+QUICK = ("cls_pets37", "custom_classification")  # lists of a published set, and folders
+
+
+@pytest.mark.parametrize(
+    "task", [task if task in QUICK else pytest.param(task, marks=pytest.mark.slow) for task in (*TASKS, "custom_classification")]
+)
 def test_a_task_trains_and_evaluates(task: str, data: Path, tmp_path: Path) -> None:
     assert train.main([*of(task, data), *SMALL, *ASKED, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
     run = summary(tmp_path / "run")

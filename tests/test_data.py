@@ -371,6 +371,7 @@ def test_the_order_of_the_file_draws_no_other_split(shots: str, say: Entry, stan
     assert (tmp_path / "a.json").read_text() == (tmp_path / "b.json").read_text()
 
 
+@pytest.mark.slow
 def test_a_split_depends_on_its_seed_and_not_on_pythons(say: Entry, stand_in: Path, tmp_path: Path) -> None:
     assert say("split", *few(stand_in), "seed=2", f"out={tmp_path}/c.json")[0] == 0
     for name, of_python in (("a", "0"), ("b", "1")):
@@ -510,6 +511,7 @@ def test_what_is_built_is_read_back_with_the_same_truths(present: str, say: Entr
     assert [q.image.tobytes() for q in read] == [q.image.tobytes() for q in exam]
 
 
+@pytest.mark.slow
 def test_runs_train_on_what_is_built(say: Entry, training: Entry, custom: Path, stand_in: Path, tmp_path: Path) -> None:
     for part in ("train", "test"):
         assert say("build", *CUSTOM, f"data.root={custom}", f"part={part}", f"out={tmp_path}/{part}.parquet")[0] == 0
@@ -567,7 +569,7 @@ def test_without_one_of_its_verbs_it_says_which_there_are(verb: str, say: Entry)
     assert code == 2 and out == "" and len(err) == 1 and "check, split, show, build" in err[0]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["-h"], *([verb, "--help"] for verb in data.VERBS)])
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["show", "--help"]])
 def test_help_is_on_stdout(arguments: list[str], say: Entry) -> None:
     code, out, err = say(*arguments)
     assert code == 0 and err == [] and ("python -m visual_rft.data check" in out if len(arguments) == 1 else "task" in out)

@@ -69,7 +69,10 @@ TASKS = {
 }
 
 
-@pytest.mark.parametrize("task", TASKS)
+QUICK = ("fsod_coco", "ovd_lvis")  # a file of COCO's and one of LVIS's, with and without categories that are not trained
+
+
+@pytest.mark.parametrize("task", [task if task in QUICK else pytest.param(task, marks=pytest.mark.slow) for task in TASKS])
 def test_a_task_trains_and_evaluates(task: str, data: Path, tmp_path: Path) -> None:
     more, shown = TASKS[task]
     assert train.main([*of(task, data), *SMALL, *more, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
@@ -157,6 +160,7 @@ def test_the_results_of_another_detector_are_scored_over_the_selected_classes(da
 # What a run must not depend on
 
 
+@pytest.mark.slow
 def test_the_order_of_files_hashes_and_workers_change_nothing(data: Path, tmp_path: Path) -> None:
     turned = tmp_path / "turned"
     shutil.copytree(data, turned)

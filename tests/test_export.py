@@ -17,7 +17,7 @@ SMALL = [*QUESTIONS, "steps=2", "prompts_per_step=2", "algorithm.group_size=4", 
 PRECISIONS = {"float32": [], "bfloat16": ["hardware.precision=bfloat16", "hardware.logprob_tolerance=0.5"]}
 
 
-@pytest.fixture(scope="module", params=PRECISIONS)
+@pytest.fixture(scope="module", params=["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def precision(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

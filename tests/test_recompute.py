@@ -192,6 +192,7 @@ def test_dropout_is_refused(how: ActivationCheckpointing) -> None:
         checkpoint_activations(made, how)
 
 
+@pytest.mark.slow
 def test_sharded_by_block_it_is_the_same_too(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -75,7 +75,7 @@ def assert_same(one: Path, other: Path) -> None:
     assert summaries[0] == summaries[1]
 
 
-@pytest.mark.parametrize("after", [1, 2, 4, 5])
+@pytest.mark.parametrize("after", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow), 5])
 def test_it_writes_the_very_same_run(after: int, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupted before the first point to go on from, at one, between two, and after the last."""
     folder = f"hydra.run.dir={tmp_path}"
@@ -85,6 +85,7 @@ def test_it_writes_the_very_same_run(after: int, whole: Path, tmp_path: Path, mo
     assert_same(whole, tmp_path)
 
 
+@pytest.mark.slow
 def test_so_does_one_that_is_computed_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The optimizer holds float32 weights of its own beside bfloat16 ones, the tower is frozen, a batch serves two updates, images come ahead."""
     way = ["hardware.precision=bfloat16", "hardware.logprob_tolerance=0.5", "model.frozen=[vision,merger]", "hardware.workers=2"]
@@ -98,6 +99,7 @@ def test_so_does_one_that_is_computed_otherwise(tmp_path: Path, monkeypatch: pyt
     assert after.keys() < before.keys() and any(not torch.equal(before[name].to(after[name].dtype), after[name]) for name in after), "and it trains"
 
 
+@pytest.mark.slow
 def test_it_can_be_interrupted_twice_and_what_came_after_the_point_is_forgotten(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = f"hydra.run.dir={tmp_path}"
     interrupted(monkeypatch, EVERY, folder, after=4)
@@ -151,8 +153,12 @@ def test_another_configuration_is_refused_by_the_key_that_differs(whole: Path, c
 
 @pytest.mark.parametrize(
     "file, content",
-    [(file, content) for file in ("*.safetensors", "shards.json", "run.json") for content in (b"", b"no tensors", b"PK\x03\x04")]
-    + [("*.safetensors", None)],  # without its last file, run.json, it would never have been whole
+    [
+        ("*.safetensors", b"no tensors"),
+        ("shards.json", b""),
+        ("run.json", b"PK\x03\x04"),
+        ("*.safetensors", None),  # without its last file, run.json, it would never have been whole
+    ],
 )
 def test_a_damaged_state_is_refused_with_the_remedy(
     file: str, content: bytes | None, cut_off: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]

@@ -279,6 +279,7 @@ def test_parts_of_text_belong_to_every_task(name: str, mine: Path, capfd: pytest
     assert earned["repetition"] == -0.5 and earned["overlong"] == -1
 
 
+@pytest.mark.slow
 def test_a_part_of_ones_own_trains_from_outside_the_package(mine: Path) -> None:
     """In a process that starts in the user's folder, as the README has it; every rollout says what it earned."""
     command = [sys.executable, "-m", "visual_rft.train", *SMALL, "steps=1", "hydra.run.dir=run", "+rewards.weights.mine=0.5"]
@@ -314,6 +315,7 @@ def seen_progress(folder: Path) -> list[float]:
     return [line["reward/done"] for line in lines if "reward/done" in line]
 
 
+@pytest.mark.slow
 def test_a_schedule_goes_on_where_the_checkpoint_left_it(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a reward knows of the training is how much of it is done, and that is the checkpoint's: a run that was interrupted in the middle of a
     schedule earns what one earns that was not."""

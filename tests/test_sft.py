@@ -178,8 +178,10 @@ def composed(*overrides: str) -> DictConfig:
 def test_every_experiment_and_what_it_may_choose_composes(tmp_path: Path) -> None:
     """The very files of GRPO among them, with what only it reads."""
     for option in sorted(conf_folder("sft").glob("*/*.yaml")):
-        if option.parent.name in ("experiment", "reasoning", "rewards", "logger"):  # the others are test_train's
+        if option.parent.name in ("reasoning", "rewards"):  # the others are test_train's
             OmegaConf.to_object(composed(f"{option.parent.name}={option.stem}"))
+    for name in ("gamed", "control", "table3_coco_2b", "table6_lisa_2b"):
+        OmegaConf.to_object(composed(f"experiment={name}"))
     own = tmp_path / "experiment/mine.yaml"
     own.parent.mkdir()
     own.write_text(
