@@ -32,8 +32,10 @@ def interval(summary: Mapping[str, Any]) -> str:
     if not worth:
         return ""
     before, after, half = worth["before"], worth["after"], worth["half_interval_95"]
-    sure = "" if half is None else f" ± {number(half)}</b> <small>(95 %, over the images)</small><b>"
-    return f"<p>one answer alone, 0 to 100: {number(before)} → {number(after)}, <b>{number(after - before, '+.2f')}{sure}</b></p>"
+    change, sure = number(after - before, "+.2f"), ""
+    if half is not None:
+        change, sure = f"{change} ± {number(half)}", " <small>(95 %, over the images)</small>"
+    return f"<p>one answer alone, 0 to 100: {number(before)} → {number(after)}, <b>{change}</b>{sure}</p>"
 
 
 def shared(evaluations: Evaluations) -> list[tuple[str, list[float | None]]]:
