@@ -21,7 +21,7 @@ from visual_rft.vocabulary import Example
 HEIGHT = 640  # pixels of a page, until it says how high it is
 GROW = "this.style.height = this.contentDocument.documentElement.offsetHeight + 'px'"
 NARROW = "grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr))"  # a group of eight in two rows of a notebook's width
-KINDS = {"better than its group": "after", "worse": "before"}  # the page's colours of boxes
+KINDS = {"better than its group": "after", "no better": "before"}  # the page's colours of boxes
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def _boxes(record: Record, example: Example) -> str:
     width, height = frame(example.asked_about.size)
     truth, spoken = example.truth.boxes, example.contract.frame
     found, labels = answered_boxes(record["answer"])
-    kind = KINDS["better than its group" if record["advantage"] > 0 else "worse"]
+    kind = KINDS["better than its group" if record["advantage"] > 0 else "no better"]
     under = boxes_svg(truth, [""] * len(truth), kind="truth", of=spoken, width=width, height=height)
     return under + boxes_svg(found, labels, kind=kind, of=spoken, width=width, height=height)
 
