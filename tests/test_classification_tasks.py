@@ -38,11 +38,10 @@ def summary(folder: Path) -> dict[str, Any]:
 
 
 QUICK = ("cls_pets37", "custom_classification")  # lists of a published set, and folders
+LONG = [pytest.param(task, marks=pytest.mark.slow) for task in TASKS if task not in QUICK]
 
 
-@pytest.mark.parametrize(
-    "task", [task if task in QUICK else pytest.param(task, marks=pytest.mark.slow) for task in (*TASKS, "custom_classification")]
-)
+@pytest.mark.parametrize("task", [*QUICK, *LONG])
 def test_a_task_trains_and_evaluates(task: str, data: Path, tmp_path: Path) -> None:
     assert train.main([*of(task, data), *SMALL, *ASKED, f"hydra.run.dir={tmp_path / 'run'}"]) == 0
     run = summary(tmp_path / "run")
@@ -57,6 +56,7 @@ def test_a_task_trains_and_evaluates(task: str, data: Path, tmp_path: Path) -> N
     assert evaluate.main(again) == 0 and summary(tmp_path / "e")["evaluation"] == after
 
 
+@pytest.mark.slow
 def test_rows_train_and_test_in_place_of_images(data: Path, tmp_path: Path) -> None:
     """As the hub has them: the paper's k-shot rows, and the names in their spelling."""
     for part in ("train", "test"):
@@ -129,7 +129,7 @@ def test_what_is_missing_is_said_in_one_line(arguments: list[str], said: str, tm
     assert said in printed[-1] and "Traceback" not in "".join(printed)
 
 
-@pytest.mark.parametrize("task", [*TASKS, "custom_classification"])
+@pytest.mark.parametrize("task", [*QUICK, *LONG])
 def test_a_set_is_checked_and_split(task: str, data: Path, tmp_path: Path, capfd: Captured) -> None:
     assert data_entry.main(["check", *of(task, data), f"out={tmp_path / 'a.json'}"]) == 0
     found = json.loads((tmp_path / "a.json").read_text())

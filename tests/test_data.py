@@ -331,6 +331,7 @@ def few(root: Path) -> list[str]:
     return ["task=fsod_coco", f"data.root={root}", "task.shots=2", "task.categories=[cat,dog]"]
 
 
+@pytest.mark.slow
 def test_a_split_given_back_is_the_same_training_data(say: Entry, training: Entry, stand_in: Path, tmp_path: Path) -> None:
     file = tmp_path / "split.json"
     code, out, err = say("split", *few(stand_in), "task.split_seed=3", f"out={file}")

@@ -1,6 +1,6 @@
 """A run that is killed at any moment goes on as if nothing had happened. Run: .venv/bin/python -m pytest tests/test_kills.py
 
-Slow: twenty kills at random moments on one process, and on two; one of two ranks that dies, and one under torchrun.
+Slow: two ranks, of which one dies; under torchrun, too; twenty kills at random moments on one process, and on two.
 """
 
 import json
@@ -198,6 +198,7 @@ def test_a_run_goes_on_when_one_of_two_ranks_was_killed(by_two: Whole, tmp_path:
     assert_same(run, by_two.outcome)
 
 
+@pytest.mark.slow
 def test_two_ranks_write_what_one_does(by_one: Whole, by_two: Whole) -> None:
     """The first step and the answers before it; what comes later is the sampling rule's."""
     (before, first), (others_before, others) = ([json.loads(line) for line in whole.outcome["metrics"][:2]] for whole in (by_one, by_two))

@@ -277,7 +277,7 @@ def relative_error(one: Gradients, exact: Gradients) -> float:
     return fmean(float((one[name].float() - true).norm() / true.norm()) for name, true in exact.items())
 
 
-@pytest.mark.parametrize("pair", [pytest.param(one, marks=[pytest.mark.slow] * (one is not Family.qwen2_5_vl)) for one in Family], indirect=True)
+@pytest.mark.slow
 def test_bfloat16_is_as_near_to_float32_as_the_padded_path_in_bfloat16(pair: Pair) -> None:
     """The statistic: an error of ours by that of the padded path; of 16 batches, the median ratio. The error of logprobs is the mean of
     |bf16 − float32| over a batch's tokens, that of the gradient `relative_error`.

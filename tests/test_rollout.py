@@ -277,7 +277,7 @@ def test_answers_do_not_depend_on_how_many_are_asked_together(untrained: Untrain
         pytest.param(2, 8, (20, 200), (20, 200), 6, id="groups"),
         pytest.param(4, 16, (20, 200), (20, 200), 3, id="wide", marks=pytest.mark.slow),
         pytest.param(1, 4, (20, 200), (200, 700), 2, id="singles-beside-long-ones", marks=pytest.mark.slow),
-        pytest.param(2, 4, (150, 400), (20, 700), 2, id="long"),
+        pytest.param(2, 4, (150, 400), (20, 700), 2, id="long", marks=pytest.mark.slow),
     ],
 )
 def test_samples_are_bit_identical_whatever_else_is_in_the_batch(
