@@ -249,7 +249,7 @@ def test_time_left_forgets_the_slow_first_step_follows_recent_ones_and_adds_the_
     assert left([500.0, 20.0], steps=10) == duration(8 * 20)
     assert left([500.0, 20.0], steps=10, final_seconds=60) == duration(8 * 20 + 60)
     assert left([1.0] * 100 + [20.0] * 20, steps=130) == duration(10 * 20)
-    assert left([20.0, 20.0], steps=2, final_seconds=60) == duration(60)
+    assert left([20.0, 20.0], steps=2, final_seconds=60) == duration(0), "the last step is told after it"
     assert run_steps(io.StringIO(), [500.0], steps=10)[-1].endswith("elapsed"), "one step says nothing about the others"
 
 

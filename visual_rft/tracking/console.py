@@ -141,7 +141,9 @@ class Console:
         # Counted down from the last step; a step that takes longer than its share does not eat the others' time.
         current = max((end - begin) / (last - first) - (now - end), 0.0)
         ahead = self._steps - last
-        return self.final_seconds + (current + (end - begin) / (last - first) * (ahead - 1) if ahead > 0 else 0.0)
+        if not ahead:  # the last step is told after the final evaluation, with its scores
+            return 0.0
+        return self.final_seconds + current + (end - begin) / (last - first) * (ahead - 1)
 
 
 def _is_in_a_notebook(file: TextIO) -> bool:
