@@ -98,7 +98,10 @@ def test_a_sign_leads_to_the_rollouts_of_its_step(opened: Browser) -> None:
 
 
 def test_the_value_under_the_pointer_is_told(opened: Browser) -> None:
-    x, y, width, height = opened.place(".curve")  # reward/mean: 1.1 at step 1, 3.4 at step 24
+    x, y, width, height = opened.place(".sign .curve")
+    opened.move(x + 1, y + height / 2)
+    assert opened.evaluate("document.querySelector('.told').textContent").startswith("step 1reward/mean 1.1reward/iou 0.8"), "what a sign goes by"
+    x, y, width, height = opened.place(".curve[aria-label='reward/mean']")  # 1.1 at step 1, 3.4 at step 24
     for share, told in ((0.01, "step 11.1"), (0.99, "step 243.4"), (0.49, "step 122.2")):
         opened.move(x + share * width, y + height / 2)
         assert opened.evaluate("document.querySelector('.told').textContent") == told
