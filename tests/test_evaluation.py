@@ -17,7 +17,7 @@ from many import ranks
 from visual_rft import evaluate as entry
 from visual_rft import train, workload
 from visual_rft.distributed import ALONE, Preempted, World
-from visual_rft.evaluation import Asker, Evaluation, evaluate, judge, outcome, until
+from visual_rft.evaluation import Asker, Evaluation, evaluate, gallery, judge, outcome, until
 from visual_rft.frames import NORM1000
 from visual_rft.resuming import find_run, is_running
 from visual_rft.rewards.options import RewardOptions
@@ -354,3 +354,10 @@ def test_the_outcome_says_what_one_answer_is_worth_and_how_sure_its_change_is() 
         of_image[one.asked_about.id] = of_image.get(one.asked_about.id, 0.0) + gain * 50 - 50 * sum(shown) / len(shown)
     spread = (IMAGES / (IMAGES - 1) * sum(off**2 for off in of_image.values())) ** 0.5 / len(shown)
     assert told["half_interval_95"] == pytest.approx(4.303 * spread, abs=0.5)
+
+
+def test_the_gallery_shows_every_image_once_before_any_twice() -> None:
+    exam = exam_of(Present.all)
+    shown = gallery(exam.questions, {"after": judge(TASK, exam, [said(one) for one in exam.questions], 0.0)}, IMAGES + 1)
+    assert len({picture.image.tobytes() for picture in shown[:IMAGES]}) == IMAGES and all(picture.truth.boxes for picture in shown[:IMAGES])
+    assert len(gallery(exam.questions, {}, 1000)) == len(exam.questions)

@@ -13,7 +13,7 @@ from test_report import HOSTILE
 from visual_rft.metrics.classification import right
 from visual_rft.metrics.detection import Query, fit, mean_iou
 from visual_rft.metrics.grounding import iou
-from visual_rft.tracking._flips import SHOWN, flips
+from visual_rft.tracking._flips import SHOWN, flips, in_common
 from visual_rft.tracking.comparison import Arm, arms_of
 from visual_rft.tracking.runfolder import RunFolder
 from visual_rft.tracking.runs import Judged, Run, read_run
@@ -52,16 +52,17 @@ worths = st.lists(st.floats(0, 1), min_size=3, max_size=3)
 @given(worths, worths)
 def test_what_one_fixed_the_other_broke(a: list[float], b: list[float]) -> None:
     one, other = (answered(**dict(zip("xyz", values, strict=True))) for values in (a, b))
-    fixed, broke, count = flips([one], [other])
-    back = flips([other], [one])
-    assert count == 3 and {flip.question for flip in fixed} == {flip.question for flip in back[1]}
-    assert {flip.question for flip in broke} == {flip.question for flip in back[0]} and flips([one], [one]) == ([], [], 3)
+    fixed, broke = flips("xyz", [one], [other])
+    back = flips("xyz", [other], [one])
+    assert {flip.question for flip in fixed} == {flip.question for flip in back[1]}
+    assert {flip.question for flip in broke} == {flip.question for flip in back[0]} and flips("xyz", [one], [one]) == ([], [])
     assert [flip.gain for flip in fixed] == sorted((flip.gain for flip in fixed), reverse=True) and all(flip.gain < 0 for flip in broke)
 
 
 def test_of_several_seeds_the_mean_counts_and_only_what_all_were_asked() -> None:
-    fixed, broke, count = flips([answered(x=0.2, y=0.9, z=1.0)], [answered(0, x=1.0, y=0.0), answered(1, x=0.4, y=0.9)])
-    assert count == 2 and not [flip for flip in broke if flip.question != "y"]
+    one, others = [answered(x=0.2, y=0.9, z=1.0)], [answered(0, x=1.0, y=0.0), answered(1, x=0.4, y=0.9)]
+    fixed, broke = flips(in_common(one, others), one, others)
+    assert in_common(one, others) == ["x", "y"] and not [flip for flip in broke if flip.question != "y"]
     assert [(flip.question, flip.worth) for flip in fixed] == [("x", (0.2, pytest.approx(0.7)))]
     assert [(flip.question, flip.worth) for flip in broke] == [("y", (0.9, pytest.approx(0.45)))]
 

@@ -365,7 +365,7 @@ def test_a_sign_shows_the_curves_that_show_it(tmp_path: Path) -> None:
 
 def test_the_change_of_one_answer_has_its_interval_on_the_first_screen(tmp_path: Path) -> None:
     worth = {"before": 40.0, "after": 55.5, "half_interval_95": 2.25}
-    told = "one answer alone, 0 to 100: 40.00 → 55.50, +15.50 ± 2.25 (95 %, over the images)"
+    told = "extra and missing ones counted, or whether its name is right): 40.00 → 55.50, +15.50 ± 2.25 (95 %, over the images)"
     assert told in page(tmp_path, replace(REPORT, summary=SUMMARY | {"one_answer": worth})).text.split("Scores")[0]
     alone = page(tmp_path, replace(REPORT, summary=SUMMARY | {"one_answer": worth | {"half_interval_95": None}})).text
     assert "55.50, +15.50steps" in alone and "±" not in alone, "of one image nothing is known"
@@ -426,3 +426,20 @@ def test_of_many_pictures_the_first_are_seen_at_once(tmp_path: Path, count: int)
 @pytest.mark.parametrize("pictures", [[], [DETECTION]])
 def test_a_report_of_nothing_has_no_empty_section(tmp_path: Path, pictures: Sequence[Picture]) -> None:
     assert len(Page(made(tmp_path, Report.of(tmp_path / "nowhere", {}, pictures))).all("h2")) == len(pictures)
+
+
+def mood(tmp_path: Path, metrics: list[dict], **worth: float) -> str | None:
+    found = page(
+        tmp_path, replace(REPORT, metrics=metrics, summary=SUMMARY | {"one_answer": {"before": 40.0, "after": 55.0, "half_interval_95": 5.0} | worth})
+    )
+    (headline,) = found.all("p", **{"class": "headline"})
+    assert headline
+    return next((one["class"] for one in found.all("small") if one.get("class") in ("good", "bad")), None)
+
+
+def test_a_gain_is_good_news_only_where_it_is_sure(tmp_path: Path) -> None:
+    """AP rises in all of these."""
+    assert mood(tmp_path, METRICS) == "good"
+    assert mood(tmp_path, METRICS, half_interval_95=16.0) is None, "it could be chance"
+    assert mood(tmp_path, METRICS, after=20.0) is None, "single answers became worse"
+    assert mood(tmp_path, falling([0.8] * 12 + [0.1] * 12)) is None, "it cheats"

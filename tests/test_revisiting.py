@@ -10,7 +10,9 @@ import pytest
 
 from visual_rft.report import main as report
 from visual_rft.revisiting import questions_of
+from visual_rft.tasks.wording import detection_answer
 from visual_rft.train import main as train
+from visual_rft.vocabulary import Detection
 
 SMALL = [
     "steps=1",
@@ -89,3 +91,24 @@ def test_where_that_cannot_be_the_page_has_words_alone(
     assert report([f"runs=[{first},{other}]", f"out={tmp_path / 'page.html'}"]) == 0
     assert f"{first}: {told}, so the page shows none of its images\n" in capfd.readouterr().err
     assert "fixed of" in (tmp_path / "page.html").read_text() and "data:image/png" not in (tmp_path / "page.html").read_text()
+
+
+def test_each_answer_is_read_as_its_own_run_was_asked(one: Path, tmp_path: Path) -> None:
+    """Of a run without thinking, too; and what is about other images is not compared."""
+    bare = tmp_path / "bare"
+    assert train([*SMALL, "task.thinking=false", f"hydra.run.dir={bare}"]) == 0
+    right = {name: detection_answer([Detection(box, 0.95) for box in asked.truth.boxes]) for name, asked in questions_of(bare)[1].items()}
+    changed(bare, "answers_after.jsonl", lambda line: line | {"completion": f"<answer> {right[line['example']]} </answer>", "worth": 1.0})
+    poor = tmp_path / "poor"
+    shutil.copytree(one, poor)
+    changed(poor, "answers_after.jsonl", lambda line: line | {"worth": 0.0})
+    assert report([f"runs=[{poor},{bare}]", f"out={tmp_path / 'page.html'}"]) == 0
+    shown = (tmp_path / "page.html").read_text().partition("Question by question")[2].partition("<h2>")[0]
+    asked = questions_of(bare)[1].values()
+    assert f"{len(asked)} fixed of {len(asked)}" in shown and "refused" not in shown
+    assert shown.count('<rect class="after"') == sum(len(one.truth.boxes) for one in asked) and "IoU 1.00" in shown
+
+    others = tmp_path / "others"
+    assert train([*SMALL, "data.fewest_digits=3", f"hydra.run.dir={others}"]) == 0
+    assert report([f"runs=[{poor},{others}]", f"out={tmp_path / 'page.html'}"]) == 0
+    assert "fixed of 0" in (tmp_path / "page.html").read_text()

@@ -125,5 +125,8 @@ def test_nothing_in_the_island_ends_its_element_and_all_of_it_comes_back(text: s
 
 
 def test_the_filters_are_the_reasons_that_occur() -> None:
-    refused = [record(refused=reason) for reason in ("truncated", None, "bad_box", "truncated")]
-    assert data(Rollouts({1: [refused]}, 1, 1, 4), {})["filters"] == ["every completion", "answered", "bad_box", "truncated"]
+    refused = [record(refused=reason) for reason in ("truncated", "bad_box", "truncated")]
+    assert data(Rollouts({1: [[*refused, record(answer=[])]]}, 1, 1, 4), {})["filters"] == ["every completion", "answered", "bad_box", "truncated"]
+    told = data(Rollouts({1: [[record(), record(answer="six")]]}, 1, 1, 2), {})
+    assert told["filters"][2:] == ["no answer"], "of what `paper` does not refuse, and cannot read"
+    assert [one["refused"] for one in told["steps"][0][1][0][1]] == ["no answer", None]

@@ -3,6 +3,7 @@
 import io
 import math
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -66,6 +67,7 @@ WRONG: dict[str, tuple[dict[str, float], str]] = {
     "thinking_gone": ({"completion_thinking_words_mean": 0.0}, 'the thinking is reduced to "…": 3.0 words at the beginning'),
     "empty_answers": ({"answer_empty_fraction": 0.6}, "and right for 10%; 10% at the beginning"),
     "more_boxes": ({"answer_boxes_mean": 4.0}, "boxes where there is nothing, as cheating does: "),
+    "reward_falls": ({"reward_mean": 0.5}, "the reward falls, 1.5"),
     "hacking": ({"reward_mean": 2.5, "reward_iou": 0.1}, "and iou falls, 0.42 to "),
 }
 
@@ -95,6 +97,37 @@ def test_what_is_not_measured_is_no_sign(key: str) -> None:
     assert signs([{"step": step, "loss/nll": 1.0, "policy/skipped_steps": 0.0} for step in range(60)]) == []
 
 
+def scattered(key: str, true: str, said: list[float], was: list[float]) -> list[dict[str, Any]]:
+    """A run of few prompts a step: what is said, and what is true."""
+    return [{"step": step, key: a, true: b} for step, (a, b) in enumerate(zip(said, was, strict=True), start=1)]
+
+
+def test_what_a_step_asks_is_hardly_ever_a_sign() -> None:
+    """Of 40 healthy runs of two prompts a step, which are now and then about nothing, and now and then answered wrongly, at most one shows any."""
+    alarms = 0
+    for seed in range(40):
+        chance = Random(seed)
+        was = [chance.choice([0.0, 0.0, 0.5, 1.0]) for _ in range(60)]
+        said = [min(max(true + chance.choice([-0.25, 0.0, 0.0, 0.25]), 0.0), 1.0) for true in was]
+        found = signs(scattered("answer/empty_fraction", "truth/empty_fraction", said, was))
+        found += signs(scattered("answer/boxes_mean", "truth/boxes_mean", [2 - a for a in said], [2 - b for b in was]))
+        alarms += bool(found)
+    assert alarms <= 1
+
+
+def test_nothing_answered_where_nothing_is_is_no_cheat() -> None:
+    assert signs(scattered("answer/boxes_mean", "truth/boxes_mean", [0.2] * 10 + [0.0] * 20, [0.2] * 10 + [0.0] * 20)) == []
+
+
+def test_empty_answers_are_seen_where_hardly_anything_is_there() -> None:
+    (sign,) = signs(scattered("answer/empty_fraction", "truth/empty_fraction", [0.82] * 10 + [1.0] * 20, [0.81] * 30))
+    assert sign.name == "empty_answers"
+
+
+def test_long_thinking_that_becomes_a_word_is_gone() -> None:
+    assert names(signs([{"step": step, "completion/thinking_words_mean": 20.0 if step < 10 else 1.0} for step in range(1, 30)])) == ["thinking_gone"]
+
+
 def test_cheating_is_seen_in_what_cannot_be_read() -> None:
     (sign,) = signs(run(reward_mean=9.0, reward_iou=9.0, answer_unreadable_fraction=0.9))
     assert sign.name == "hacking" and "ever more completions hold no answer, 3% to" in sign.text
@@ -113,7 +146,9 @@ def test_stuck_says_what_to_do_for_each_cause() -> None:
 
     assert remedy(refused_truncated=0.5) == "raise algorithm.max_completion_tokens" and "sft" in remedy(refused_no_think=0.9)
     read = [{key: value for key, value in line.items() if not key.startswith("refused/")} for line in run(reward_mean=0.0, reward_std=0.0)]
-    assert "all are read, and all are wrong" in signs(read)[0].text and "rewards=giou" in signs(read)[0].remedy
+    assert "all are read, and all are wrong" in signs(read)[0].text and "near misses" in signs(read)[0].remedy
+    unread = [line | {"answer/unreadable_fraction": 0.9} for line in read]
+    assert "90% of the completions hold no answer" in signs(unread)[0].text and "sft" in signs(unread)[0].remedy
 
 
 def test_skipped_updates_are_counted_over_the_last_steps() -> None:

@@ -139,7 +139,13 @@ def outcome(questions: Sequence[Example], before: Evaluation, after: Evaluation)
 
 
 def gallery(questions: Sequence[Example], evaluations: Mapping[str, Evaluation], count: int) -> list[Picture]:
-    """The first `count` questions with the answer of each evaluation."""
+    """`count` questions with the answer of each evaluation: of each image one first, with boxes to find, if one has any."""
+    asked_of, turns = dict[int, int](), list[tuple[int, int]]()
+    for i in sorted(range(len(questions)), key=lambda i: not questions[i].truth.boxes):
+        image = questions[i].asked_about.id
+        turns.append((asked_of.get(image, 0), i))
+        asked_of[image] = asked_of.get(image, 0) + 1
+    shown = [i for _, i in sorted(turns)[:count]]
     return [
         Picture(
             image=question.image,
@@ -149,5 +155,5 @@ def gallery(questions: Sequence[Example], evaluations: Mapping[str, Evaluation],
             texts={name: evaluation.texts[i] for name, evaluation in evaluations.items()},
             frame=question.contract.frame,
         )
-        for i, question in enumerate(questions[:count])
+        for i, question in ((i, questions[i]) for i in shown)
     ]

@@ -25,6 +25,9 @@ class Journal:
     def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """The step's numbers; step 0 is the base model."""
 
+    def goes_on(self, step: int, metrics: Mapping[str, float]) -> None:
+        """So many steps were taken before, from a base model of these scores."""
+
     def answers(self, name: str, questions: Sequence[Example], evaluation: Evaluation) -> None:
         """What an evaluation was answered, and what it asked first."""
 
@@ -78,6 +81,9 @@ class Written(Journal):
         for sign in self.watch.after(step, metrics):
             self.say(str(sign))
             self.logger.log_sign(sign.step, sign.name, f"{sign.text}; {sign.remedy}")
+
+    def goes_on(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.console.step(step, metrics)
 
     def answers(self, name: str, questions: Sequence[Example], evaluation: Evaluation) -> None:
         if evaluation.screened:

@@ -8,10 +8,10 @@ group. Warnings are on stderr.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,12 @@ from omegaconf import MISSING
 
 from visual_rft.config import Job, start
 from visual_rft.revisiting import questions_of
+from visual_rft.tasks.task import Task
 from visual_rft.tracking.comparison import arms_of, category_table, repeated_seeds, summary_table, write_json, write_page
 from visual_rft.tracking.console import print_table
-from visual_rft.tracking.pictures import Look, Picture, no_pictures
+from visual_rft.tracking.pictures import Look, Picture
 from visual_rft.tracking.runs import Run, find_runs, patterns, read_run
+from visual_rft.vocabulary import Example
 
 
 class Shown(StrEnum):
@@ -71,7 +73,7 @@ def run(job: Job[ReportConfig]) -> None:
             print(f"warning: {arm.label}: seed {seed} more than once, and all count: {', '.join(str(r.folder) for r in runs)}", file=sys.stderr)
     head, *rows = category_table(arms) if c.scores is Shown.categories else summary_table(arms, every_score=c.scores is Shown.all)
     print_table(head, rows)
-    for file, write in ((c.out, partial(write_page, look_at=_look_at)), (c.json, write_json)):
+    for file, write in ((c.out, partial(write_page, look_at=_looker())), (c.json, write_json)):
         if file:
             written = Path(file).expanduser()
             try:
@@ -83,20 +85,38 @@ def run(job: Job[ReportConfig]) -> None:
         print("out=comparison.html draws the curves over each other", file=sys.stderr)
 
 
-def _look_at(run: Run) -> Look:
-    """Shows answers to the test questions of a run on their images, if its folder and the data are as they were; one line on stderr if not."""
-    try:
-        task, questions = questions_of(run.folder)
-    except ValueError as error:
-        print(f"{run.folder}: {error}, so the page shows none of its images", file=sys.stderr)
-        return no_pictures
+def _looker() -> Callable[[Run, Run], Look]:
+    """Shows the answers of two runs to a test question on its image, each read as its own run was asked, if their folders and the data are as they
+    were; one line on stderr for a run of which that is not so."""
 
-    def picture(question: str, texts: Mapping[str, str]) -> Picture:
-        asked = questions[question]
-        answers = {name: task.parse(text, asked.contract) for name, text in texts.items()}
-        return Picture(asked.image, asked.question, asked.truth, answers, texts, asked.contract.frame)
+    @cache
+    def asked(folder: Path) -> tuple[Task, dict[str, Example]] | None:
+        try:
+            return questions_of(folder)
+        except ValueError as error:
+            print(f"{folder}: {error}, so the page shows none of its images", file=sys.stderr)
+            return None
 
-    return picture
+    def look_at(run: Run, other: Run) -> Look:
+        one, two = asked(run.folder), asked(other.folder)
+        return Look(partial(_beside, (one, two)), partial(_is_same, one[1], two[1])) if one and two else Look()
+
+    return look_at
+
+
+def _is_same(questions: Mapping[str, Example], others: Mapping[str, Example], question: str) -> bool:
+    one, two = questions[question], others[question]
+    return one.subject == two.subject and [image.digest() for image in one.images] == [image.digest() for image in two.images]
+
+
+def _beside(asked: Sequence[tuple[Task, Mapping[str, Example]]], question: str, texts: Mapping[str, str]) -> Picture | None:
+    """None where the two models speak in different frames: a picture has one."""
+    examples = [questions[question] for _, questions in asked]
+    first = examples[0]
+    if examples[1].contract.frame != first.contract.frame:
+        return None
+    answers = {name: task.parse(text, example.contract) for (name, text), (task, _), example in zip(texts.items(), asked, examples, strict=True)}
+    return Picture(first.image, first.question, first.truth, answers, texts, first.contract.frame)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

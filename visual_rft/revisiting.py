@@ -30,11 +30,12 @@ def questions_of(folder: Path) -> tuple[Task, dict[str, Example]]:
     or where they are other ones than they were."""
     try:
         config = OmegaConf.load(folder / "config.yaml")
-        assert isinstance(config, DictConfig)
+        if not isinstance(config, DictConfig):
+            raise TypeError("a list")
         environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
         task, data = (_typed(workload.SCHEMAS[environment["kinds"][part]], config[part]) for part in ("task", "data"))
         model, asked = _typed(ModelOptions, config.model), environment["data"]["test"]
-    except (OSError, YAMLError, OmegaConfBaseException, AssertionError, AttributeError, KeyError, ValueError, TypeError) as error:
+    except (OSError, YAMLError, OmegaConfBaseException, AttributeError, KeyError, ValueError, TypeError) as error:
         raise ValueError("its folder does not say what it was asked") from error
     questions = workload.test_exam(task, data, loading.speaks(model)).questions
     if fingerprint(questions) != asked:

@@ -110,6 +110,7 @@ def _train(job: Job[Config], begin: Begin, interrupted: Path | None, held: ExitS
     with told(job, folder, trainer.method) as journal, interruptible() as is_asked_to_stop:
         if trainer.progress.steps:
             before = recall(trainer, exam, folder)
+            journal.goes_on(trainer.progress.steps, before.metrics())
         else:
             before = examine(trainer, exam, folder, journal, "before", is_asked_to_stop)
             journal.metrics(0, before.metrics())

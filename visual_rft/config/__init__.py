@@ -109,6 +109,7 @@ def composed(schema: type[Schema], name: str, overrides: Sequence[str] = (), sch
     """The checked configuration of conf/<name>.yaml with these keys, as `start` would hand it to a job; nothing is begun or written. Raises
     ValueError with the line that `start` would print."""
     register(schema, name, schemas)
+    _refuse_unread(schema, overrides)
     conf, known = conf_folder(name), _known(schema, schemas, conf_folder(name))
     with hydra.initialize_config_dir(str(conf), job_name=name, version_base=HYDRA_VERSION), one_line(known, overrides):
         config = hydra.compose(name, list(overrides))

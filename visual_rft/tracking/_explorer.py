@@ -19,6 +19,7 @@ from visual_rft.vocabulary import Example
 IMAGE_BYTES = 1_500_000  # of all images: the groups without one are drawn on an empty canvas
 PLACES = 3  # of a number
 ANSWERED, EVERYTHING = "answered", "every completion"
+UNREAD = "no answer"  # of one that `paper` does not refuse, and cannot read
 
 CONTROLS = (
     '<div class="controls" id="explorer"><button type="button" id="earlier" aria-label="earlier step">‹</button>'
@@ -57,7 +58,7 @@ def data(rollouts: Rollouts, examples: Mapping[str, Example]) -> dict[str, Any]:
     names = {group[0]["example"]: None for groups in rollouts.kept.values() for group in groups}
     told = {name: number for number, name in enumerate(names)}
     steps = [[step, [_group(group, told, examples) for group in groups]] for step, groups in rollouts.kept.items()]
-    reasons = sorted({record["refused"] for groups in rollouts.kept.values() for group in groups for record in group if record["refused"]})
+    reasons = sorted({reason for groups in rollouts.kept.values() for group in groups for record in group if (reason := _refused(record))})
     questions = [_question(name, examples.get(name), numbers) for name in names]
     return {"filters": [EVERYTHING, ANSWERED, *reasons], "steps": steps, "questions": questions, "images": list(images.values())}
 
@@ -112,12 +113,17 @@ def _completion(record: Record, example: Example | None) -> dict[str, Any]:
         "text": record["completion"],
         "reward": _short(record["reward"]),
         "advantage": _short(record["advantage"]),
-        "refused": record["refused"],
+        "refused": _refused(record),
         "parts": [[name, _short(value)] for name, value in record["rewards"].items()],
         "tokens": record["tokens"],
         "finished": record["finished"],
         "boxes": [[*corners, label] for corners, label in zip(_drawn(boxes, spoken, size), labels, strict=True)],
     }
+
+
+def _refused(record: Record) -> str | None:
+    """The reason, also of one that nobody gave."""
+    return record["refused"] or (UNREAD if record["answer"] is None else None)
 
 
 def answered_boxes(plain: Any) -> tuple[list[Box], list[str]]:

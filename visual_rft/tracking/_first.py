@@ -15,15 +15,27 @@ CHEATING = ("hacking", "more_boxes", "empty_answers", "form_alone", "thinking_go
 Evaluations = Mapping[str, Mapping[str, Any]]  # by name; each as `evaluation.Evaluation.plain`
 
 
-def headline(evaluations: Evaluations) -> str:
-    """The task's own metric, which is an evaluation's first score, and its change where there are two."""
+def headline(evaluations: Evaluations, *, is_sure: bool = True) -> str:
+    """The task's own metric, which is an evaluation's first score, and its change where there are two: as good or bad news unless it is not sure."""
     for name, values in shared(evaluations)[:1]:
         *earlier, last = map(number, values)
         change = difference(*values) if len(values) == 2 else None
-        mood = "" if not change else "good" if change > 0 else "bad"
+        mood = "" if not change or not is_sure else "good" if change > 0 else "bad"
         told = "" if change is None else f' <small class="{mood}">({number(change, "+.2f")})</small>'
         return f'<p class="headline"><small>{escape(name)}</small> {"".join(f"{value} → " for value in earlier)}<b>{last}</b>{told}</p>'
     return ""
+
+
+def is_sure(summary: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the change of the metric is to be believed: nothing looks like cheating, and what one answer is worth changes to the same side, by more
+    than chance."""
+    worth = summary.get("one_answer")
+    if any(sign.name in CHEATING for sign in signs(metrics)):
+        return False
+    if not worth or worth["half_interval_95"] is None:
+        return True
+    change = worth["after"] - worth["before"]
+    return bool(abs(change) > worth["half_interval_95"] and change * (summary["after"] - summary["before"]) > 0)
 
 
 def interval(summary: Mapping[str, Any]) -> str:
@@ -35,7 +47,8 @@ def interval(summary: Mapping[str, Any]) -> str:
     change, sure = number(after - before, "+.2f"), ""
     if half is not None:
         change, sure = f"{change} ± {number(half)}", " <small>(95 %, over the images)</small>"
-    return f"<p>one answer alone, 0 to 100: {number(before)} → {number(after)}, <b>{change}</b>{sure}</p>"
+    said = "what one answer is worth, 0 to 100 <small>(how well its boxes fit, extra and missing ones counted, or whether its name is right)</small>"
+    return f"<p>{said}: {number(before)} → {number(after)}, <b>{change}</b>{sure}</p>"
 
 
 def shared(evaluations: Evaluations) -> list[tuple[str, list[float | None]]]:

@@ -32,13 +32,17 @@ class Flip:
         return self.worth[1] - self.worth[0]
 
 
-def flips(runs_R: Sequence[Run], others_R: Sequence[Run]) -> tuple[list[Flip], list[Flip], int]:
-    """What the other runs fixed, and what they broke, the greatest change first; of how many questions, which are those that all runs were asked."""
-    asked = set.intersection(*(set(run.answers) for run in (*runs_R, *others_R)))
-    both = [_flip(question, [run.answers for run in runs_R], [run.answers for run in others_R]) for question in sorted(asked)]
+def in_common(runs_R: Sequence[Run], others_R: Sequence[Run]) -> list[str]:
+    """The questions that all runs were asked, in order."""
+    return sorted(set.intersection(*(set(run.answers) for run in (*runs_R, *others_R))))
+
+
+def flips(asked: Sequence[str], runs_R: Sequence[Run], others_R: Sequence[Run]) -> tuple[list[Flip], list[Flip]]:
+    """Of these questions what the other runs fixed, and what they broke, the greatest change first."""
+    both = [_flip(question, [run.answers for run in runs_R], [run.answers for run in others_R]) for question in asked]
     fixed = sorted((one for one in both if one.worth[0] < GOOD <= one.worth[1]), key=lambda one: -one.gain)
     broke = sorted((one for one in both if one.worth[1] < GOOD <= one.worth[0]), key=lambda one: one.gain)
-    return fixed, broke, len(both)
+    return fixed, broke
 
 
 def _flip(question: str, answers_R: Sequence[Mapping[str, Judged]], others_R: Sequence[Mapping[str, Judged]]) -> Flip:
@@ -46,16 +50,18 @@ def _flip(question: str, answers_R: Sequence[Mapping[str, Judged]], others_R: Se
     return Flip(question, (worth, other), (answers_R[0][question].text, others_R[0][question].text))
 
 
-def flips_html(labels: tuple[str, str], runs_R: Sequence[Run], others_R: Sequence[Run], look_at: Callable[[Run], Look]) -> str:
+def flips_html(labels: tuple[str, str], runs_R: Sequence[Run], others_R: Sequence[Run], look_at: Callable[[Run, Run], Look]) -> str:
     """Both lists side by side; empty where no question was asked of all runs."""
-    fixed, broke, count = flips(runs_R, others_R)
-    if not count:
+    asked = in_common(runs_R, others_R)
+    if not asked:
         return ""
-    look = look_at(runs_R[0])
+    look = look_at(runs_R[0], others_R[0])
+    asked = [question for question in asked if look.is_same(question)]
+    fixed, broke = flips(asked, runs_R, others_R)
     if labels[0] == labels[1]:
         labels = ("first", "second")
     lists = "".join(
-        f"<div><h3>{len(some)} {word} of {count}</h3>{_cards(some, labels, look)}</div>" for some, word in ((fixed, "fixed"), (broke, "broken"))
+        f"<div><h3>{len(some)} {word} of {len(asked)}</h3>{_cards(some, labels, look)}</div>" for some, word in ((fixed, "fixed"), (broke, "broken"))
     )
     return f'<p>{escape(labels[0])} → <b>{escape(labels[1])}</b></p><div class="grid wide">{lists}</div>'
 
@@ -70,6 +76,6 @@ def _card(one: Flip, labels: tuple[str, str], look: Look) -> str:
     before, after = (number(worth) for worth in one.worth)
     head = f"<p><b>{escape(one.question)}</b> {before} → <b>{after}</b></p>"
     texts = dict(zip(labels, one.texts, strict=True))
-    if picture := look(one.question, texts):
+    if picture := look.picture(one.question, texts):
         return card(picture, f"flip{crc32(repr((labels, one.question)).encode()):08x}", head)
     return f"<article>{head}{''.join(details(escape(label), text) for label, text in texts.items())}</article>"

@@ -20,7 +20,7 @@ from visual_rft.tracking._first import signs_of_trouble
 from visual_rft.tracking._flips import flips_html
 from visual_rft.tracking._format import duration, number
 from visual_rft.tracking._page import in_rooms, legend_of, page, section, table
-from visual_rft.tracking.pictures import Look, no_pictures
+from visual_rft.tracking.pictures import Look
 from visual_rft.tracking.runfolder import write_atomically
 from visual_rft.tracking.runs import Run
 
@@ -181,8 +181,8 @@ def _or_none(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def write_page(path: Path, arms: Sequence[Arm], look_at: Callable[[Run], Look] = lambda _: no_pictures) -> None:
-    """One self-contained HTML page: each score of all arms, the questions that they answer differently, on the images that `look_at` a run has, the
+def write_page(path: Path, arms: Sequence[Arm], look_at: Callable[[Run, Run], Look] = lambda *_: Look()) -> None:
+    """One self-contained HTML page: each score of all arms, the questions that they answer differently, as `look_at` two runs has them, the
     curves of all runs over each other, each run's numbers."""
     title = escape(" · ".join(dict.fromkeys(run.task for arm in arms for run in arm.runs)))
     runs = sum(len(arm.runs) for arm in arms)
@@ -207,7 +207,7 @@ def _trouble(arms: Sequence[Arm]) -> str:
     return "".join(f"<h3>{escape(arm.label)}, seed {run.seed}</h3>{told}" for arm, run, told in found if told)
 
 
-def _flips(arms: Sequence[Arm], look_at: Callable[[Run], Look]) -> str:
+def _flips(arms: Sequence[Arm], look_at: Callable[[Run, Run], Look]) -> str:
     """Each further arm beside the first one of its task."""
     first: dict[str, Arm] = {}
     told = ""

@@ -37,12 +37,13 @@ class Picture:
         return list(filter(None, lines))
 
 
-# The id of a question, and completions to it by name -> these answers on its image, if that is to be had.
-Look = Callable[[str, Mapping[str, str]], Picture | None]
+@dataclass(frozen=True)
+class Look:
+    """At the answers of two runs. picture: the id of a question, and the completion of each by the run's name -> both on its image, if that is to be
+    had; is_same: whether a question of this id is in both runs about the same in the same image."""
 
-
-def no_pictures(_: str, __: Mapping[str, str]) -> None:
-    """A `Look` where there is nothing to look at."""
+    picture: Callable[[str, Mapping[str, str]], Picture | None] = lambda *_: None
+    is_same: Callable[[str], bool] = lambda _: True
 
 
 def group_pictures(

@@ -15,7 +15,7 @@ from typing import Any
 from visual_rft.tracking._charts import curve_svg, stacked_svg
 from visual_rft.tracking._curves import by_room, curve, curve_keys, keys_under, mean, stages, thinned
 from visual_rft.tracking._explorer import explorer
-from visual_rft.tracking._first import again, cost, headline, interval, shared, signs_of_trouble
+from visual_rft.tracking._first import again, cost, headline, interval, is_sure, shared, signs_of_trouble
 from visual_rft.tracking._format import difference, number
 from visual_rft.tracking._gallery import gallery
 from visual_rft.tracking._page import details, in_rooms, page, section, table
@@ -81,7 +81,7 @@ def write_report(path: Path, report: Report) -> None:
     rollouts = explorer(report.rollouts, report.examples)
     body = "".join(
         [
-            f"<h1>{title}</h1>{headline(evaluations)}{interval(report.summary)}",
+            f"<h1>{title}</h1>{headline(evaluations, is_sure=is_sure(report.summary, report.metrics))}{interval(report.summary)}",
             cost(report.summary, report.environment, report.metrics, report.rollouts.completions),
             signs_of_trouble(report.metrics, can_look=bool(rollouts)),
             again(report.environment.get("command")),

@@ -239,7 +239,7 @@ def rollout_records(
 ) -> list[dict[str, Any]]:
     """The step's P·G completions as JSON-ready dictionaries, prompt by prompt.
 
-    `answer` is as its kind says itself (`vocabulary.Answer.plain`; boxes in norm1000), or None; `refused` is the reason, or None.
+    `answer` is as its kind says itself (`vocabulary.Answer.plain`; boxes in the frame of its contract), or None; `refused` is the reason, or None.
     """
     return [
         {

@@ -1,17 +1,18 @@
 """Signs that a run goes wrong, read off its metrics: what is seen, and what to do about it. Pure: lines of metrics.jsonl in, findings out.
 
 A sign needs the greater part of WINDOW steps to agree, so that an odd batch is none, and is compared with the run's own first WINDOW steps where
-"much" has no meaning of its own: tasks and models differ by orders of magnitude in length, entropy and reward. What a line lacks is no sign:
-supervised runs have no reward.
+"much" has no meaning of its own: tasks and models differ by orders of magnitude in length, entropy and reward. Such a change must stand out of the
+spread of the steps, which is wide where a step has few prompts. What a line lacks is no sign: supervised runs have no reward.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
-from statistics import median
+from statistics import fmean, median, pvariance
 from typing import Any
 
 WINDOW = 5  # steps: medians of fewer, of 16 prompts each, wander by as much as the limits below
+CLEAR = 4.0  # standard errors of the difference of two windows
 LONG_WINDOW = 10  # steps, for what every run does for a while (nothing learned, nothing to learn) and what depends on which questions a step asks
 PATIENCE = 40  # steps before "has not moved" says anything: a healthy tiny run gains most of what it will in so many
 STUCK = 0.01  # of a reward of about 1 to 3: nobody is paid
@@ -20,9 +21,9 @@ SHRUNK, GROWN = 0.5, 2.0  # of the length at the beginning; healthy runs stay wi
 TRUNCATED = 0.2  # share of completions that were cut off, whose reward says nothing of their answer
 FAR = 1.0  # nats a token from the reference; healthy tiny runs, which learn fast, reach 0.2
 SURE = 0.1  # of the entropy at the beginning; healthy runs that solve their task keep a third
-THOUGHT, THOUGHTLESS = 2.0, 1.0  # words of thinking: what one needs to lose, and what is none ("…" has no word)
-EMPTIER = 0.2  # by so much of all answers more `No Objects` than the truth has, and than at the beginning
-MORE_BOXES = 1.5  # boxes an answer to those of the truth, and by the same factor more than at the beginning
+THOUGHT, THOUGHTLESS, OF_IT = 2.0, 1.0, 0.1  # words of thinking: what one needs to lose, what is none ("…" has no word), a share that is next to none
+EMPTIER, MISSED = 0.2, 0.6  # more `No Objects` than is true, of all answers or of those where there is something; and than at the beginning
+MORE_BOXES, EXTRA = 1.5, 0.2  # boxes an answer to those of the truth; extra ones an answer, more than at the beginning
 UNREADABLE = 0.2  # by so much of all completions more without an answer than at the beginning
 GAIN = 0.25  # of the spread within groups: a reward of LONG_WINDOW steps that rose by so much did not by chance
 LOSS = 0.8  # of what the task measures at the beginning
@@ -63,13 +64,37 @@ class _Seen:
 
     def change(self, key: str, window: int = WINDOW) -> tuple[float, float] | None:
         """(at the beginning, now): medians of as many steps, which do not overlap."""
-        first, last = _values(self.lines[:window], key, window), self.now(key, window)
-        return (median(first), median(last)) if first and last and len(self.lines) >= 2 * window else None
+        first, last = self.ends(key, window)
+        return (median(first), median(last)) if first and last else None
+
+    def clear_change(self, key: str) -> tuple[float, float] | None:
+        """The same of WINDOW steps; none that could be of the steps' spread."""
+        return self.change(key) if _is_clear(*self.ends(key, WINDOW)) else None
+
+    def ends(self, key: str, window: int) -> tuple[list[float], list[float]]:
+        """The first and the last values, where they do not overlap."""
+        return (_values(self.lines[:window], key, window), self.now(key, window)) if len(self.lines) >= 2 * window else ([], [])
+
+    def excess(self, said: str, true: str) -> tuple[float, float] | None:
+        """(at the beginning, now): means of how much more is `said` than is `true`, step by step, so that it does not matter what a step asks. Of
+        WINDOW steps; none where the change could be of their spread."""
+        (first, last), (first_true, last_true) = self.ends(said, WINDOW), self.ends(true, WINDOW)
+        if not (first and last and first_true and last_true):
+            return None
+        before, now = ([a - b for a, b in zip(*pair, strict=True)] for pair in ((first, first_true), (last, last_true)))
+        return (fmean(before), fmean(now)) if _is_clear(before, now) else None
+
+
+def _is_clear(first: Sequence[float], last: Sequence[float]) -> bool:
+    if not first or not last:
+        return False
+    noise = math.sqrt(pvariance(first) / (len(first) - 1) + pvariance(last) / (len(last) - 1))
+    return abs(fmean(last) - fmean(first)) > CLEAR * noise
 
 
 def _values(lines: Sequence[Line], key: str, count: int) -> list[float]:
     """So many, or none: a number that was not finite is null in a file."""
-    found = [line[key] for line in lines if line.get(key) is not None and isfinite(line[key])]
+    found = [line[key] for line in lines if line.get(key) is not None and math.isfinite(line[key])]
     return found if len(found) == count else []
 
 
@@ -99,9 +124,12 @@ def _reward_stuck(seen: _Seen) -> Found:
     means, spreads = seen.now("reward/mean", LONG_WINDOW), seen.now("reward/std", LONG_WINDOW)
     if not means or not spreads or max(map(abs, means)) > STUCK or max(spreads) > STUCK:
         return None
-    refused = _refusals(seen)
+    refused, unreadable = _refusals(seen), seen.now("answer/unreadable_fraction", LONG_WINDOW)
+    if not refused and unreadable and fmean(unreadable) > 0.5:
+        text = f"the reward is stuck at 0 for {LONG_WINDOW} steps: {fmean(unreadable):.0%} of the completions hold no answer"
+        return text, "read some in rollouts.jsonl, and teach the form first: python -m visual_rft.sft"
     if not refused:
-        remedy = "begin with a reward that pays for near misses (rewards=giou, a smaller task.iou_threshold), or with python -m visual_rft.sft"
+        remedy = "begin with a reward that pays for near misses (docs/rewards.md), or with python -m visual_rft.sft"
         return f"the reward is stuck at 0 for {LONG_WINDOW} steps, and no answer is refused: all are read, and all are wrong", remedy
     reason = max(refused, key=lambda reason: refused[reason])
     text = f"the reward is stuck at 0 for {LONG_WINDOW} steps: {sum(refused.values()):.0%} of the answers are refused, most as {reason}"
@@ -127,7 +155,7 @@ def _groups_equal(seen: _Seen) -> Found:
 
 
 def _length_collapse(seen: _Seen) -> Found:
-    change = seen.change("completion/length_mean")
+    change = seen.clear_change("completion/length_mean")
     if not change or change[1] >= SHRUNK * change[0]:
         return None
     return (
@@ -137,7 +165,7 @@ def _length_collapse(seen: _Seen) -> Found:
 
 
 def _length_explosion(seen: _Seen) -> Found:
-    change = seen.change("completion/length_mean")
+    change = seen.clear_change("completion/length_mean")
     if not change or change[1] <= GROWN * change[0]:
         return None
     text = f"completions grow without end: {change[0]:.0f} tokens at the beginning, {change[1]:.0f} now"
@@ -161,7 +189,7 @@ def _kl_runaway(seen: _Seen) -> Found:
 
 
 def _entropy_collapse(seen: _Seen) -> Found:
-    change = seen.change("policy/entropy")
+    change = seen.clear_change("policy/entropy")
     if not change or change[1] >= SURE * change[0]:
         return None
     text = f"the policy hardly tries anything else any more: entropy {change[0]:.3f} nats at the beginning, {change[1]:.3f} now"
@@ -169,16 +197,17 @@ def _entropy_collapse(seen: _Seen) -> Found:
 
 
 def _thinking_gone(seen: _Seen) -> Found:
-    change = seen.change("completion/thinking_words_mean")
-    if not change or change[0] < THOUGHT or change[1] >= THOUGHTLESS:
+    change = seen.clear_change("completion/thinking_words_mean")
+    if not change or change[0] < THOUGHT or change[1] >= max(THOUGHTLESS, OF_IT * change[0] + 1e-9):
         return None
     text = f'the thinking is reduced to "…": {change[0]:.1f} words at the beginning, {change[1]:.1f} now'
     return text, "pay for it (rewards.parts), or do without and be faster: task.thinking=false"
 
 
 def _empty_answers(seen: _Seen) -> Found:
-    change, true = seen.change("answer/empty_fraction"), seen.now("truth/empty_fraction")
-    if not change or not true or change[1] < max(change[0], median(true)) + EMPTIER:
+    excess, change = seen.excess("answer/empty_fraction", "truth/empty_fraction"), seen.change("answer/empty_fraction")
+    true = seen.now("truth/empty_fraction")
+    if not excess or not change or excess[1] < max(excess[0], 0.0) + min(EMPTIER, MISSED * (1 - fmean(true))):
         return None
     right, began = f"right for {median(true):.0%}", f"{change[0]:.0%} at the beginning"
     text = f"it says `No Objects` more often than is true, as cheating does: {change[1]:.0%} of the answers, and {right}; {began}"
@@ -186,12 +215,22 @@ def _empty_answers(seen: _Seen) -> Found:
 
 
 def _more_boxes(seen: _Seen) -> Found:
-    change, true = seen.change("answer/boxes_mean"), seen.now("truth/boxes_mean")
-    if not change or not true or change[1] < MORE_BOXES * max(change[0], median(true)):
+    excess, change, true = seen.excess("answer/boxes_mean", "truth/boxes_mean"), seen.change("answer/boxes_mean"), seen.now("truth/boxes_mean")
+    if not excess or not change or excess[1] < max(excess[0], 0.0) + EXTRA or fmean(seen.now("answer/boxes_mean")) < MORE_BOXES * fmean(true):
         return None
     there, began = f"where there are {median(true):.1f}", f"{change[0]:.1f} at the beginning"
     text = f"it draws boxes where there is nothing, as cheating does: {change[1]:.1f} an answer, {there}; {began}"
     return text, "make an extra box cost what it takes: rewards=strict, and no part that pays for boxes or length"
+
+
+def _reward_falls(seen: _Seen) -> Found:
+    spread, reward = seen.change("reward/std", LONG_WINDOW), seen.change("reward/mean", LONG_WINDOW)
+    if not spread or not reward or reward[1] > reward[0] - spread[0] or abs(reward[1]) <= STUCK:
+        return None
+    if not _is_clear(*seen.ends("reward/mean", LONG_WINDOW)):
+        return None
+    text = f"the reward falls, {reward[0]:.2f} to {reward[1]:.2f}, by more than answers of one group differ"
+    return text, "ask for a smaller model.learning_rate or a greater algorithm.kl.coefficient"
 
 
 def _hacking(seen: _Seen) -> Found:
@@ -220,7 +259,8 @@ def _form_alone(seen: _Seen) -> Found:
             return None
     stand = ", ".join(f"{key.removeprefix('reward/')} {median(seen.now(key)):.2f}" for key in keys)
     text = f"the form alone earns: format {sum(form) / LONG_WINDOW:.2f}, and {stand} stands where it stood"
-    return text, "look whether the labels are right (python -m visual_rft.data check, score); then a greater model.learning_rate, or rewards=giou"
+    remedy = "look whether the labels are right (python -m visual_rft.data check, score)"
+    return text, f"{remedy}; then a greater model.learning_rate, or a reward for near misses (docs/rewards.md)"
 
 
 def _skipped(seen: _Seen) -> Found:
@@ -243,6 +283,7 @@ _SIGNS: Mapping[str, tuple[Callable[[_Seen], Found], tuple[str, ...]]] = {
     "thinking_gone": (_thinking_gone, ("completion/thinking_words_mean",)),
     "empty_answers": (_empty_answers, ("answer/empty_fraction", "truth/empty_fraction")),
     "more_boxes": (_more_boxes, ("answer/boxes_mean", "truth/boxes_mean")),
+    "reward_falls": (_reward_falls, ("reward/mean",)),
     "hacking": (_hacking, ("reward/mean", *MEASURED, "answer/unreadable_fraction")),
     "form_alone": (_form_alone, ("reward/format", *MEASURED)),
     "skipped": (_skipped, ("policy/skipped_steps",)),
