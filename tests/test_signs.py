@@ -14,7 +14,7 @@ from visual_rft.journal import Watch, Written
 from visual_rft.tracking.console import Console
 from visual_rft.tracking.loggers import NoLogger
 from visual_rft.tracking.runfolder import RunFolder
-from visual_rft.tracking.signs import LONG_WINDOW, PATIENCE, WINDOW, Sign, signs, signs_at_the_end
+from visual_rft.tracking.signs import _SIGNS, LONG_WINDOW, PATIENCE, WINDOW, Sign, signs, signs_at_the_end
 
 HEALTHY = {
     "reward/mean": 1.5,
@@ -50,6 +50,11 @@ def run(steps: int = 30, /, **wrong: float) -> list[dict[str, Any]]:
 
 def names(found: list[Sign]) -> list[str]:
     return [sign.name for sign in found]
+
+
+def test_the_document_lists_every_sign() -> None:
+    document = (Path(__file__).parents[1] / "docs/commands.md").read_text()
+    assert [name for name in _SIGNS if f"`{name}`" not in document] == []
 
 
 def test_a_run_that_learns_shows_none() -> None:
