@@ -27,7 +27,7 @@ from visual_rft.boxes import iou_matrix
 from visual_rft.config import conf_folder
 from visual_rft.frames import Resized
 from visual_rft.images import StoredImage
-from visual_rft.journal import Watch, Written
+from visual_rft.journal import Draft, Watch, Written
 from visual_rft.loop import Step
 from visual_rft.tracking import wandb_logger, wandb_media
 from visual_rft.tracking.console import Console
@@ -428,7 +428,7 @@ def test_the_journal_tells_a_logger_what_it_tells_the_folder(tmp_path: Path, fak
     groups = [SimpleNamespace(example=ASKED[0])]
     step = SimpleNamespace(number=1, records=lambda: RECORDS, pictures=pictures, skipped=None, groups=groups)
     with Console(2, file=io.StringIO()) as console:
-        journal = Written(RunFolder.create(tmp_path, "", {}), opened(tmp_path), console, cast(Watch, watch))
+        journal = Written(RunFolder.create(tmp_path, "", {}), opened(tmp_path), console, cast(Watch, watch), Draft(RunFolder(tmp_path)))
         for number in (1, 2):
             journal.rollouts(cast(Step, SimpleNamespace(**{**vars(step), "number": number})))
             journal.metrics(number, METRICS)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from folders import tensors_in
 
-from visual_rft import policies, running
+from visual_rft import journal, policies, running
 from visual_rft.checkpoint import newest, note
 from visual_rft.resuming import hold, is_running
 from visual_rft.train import main
@@ -261,6 +261,17 @@ def test_a_checkpoint_that_was_put_aside_is_none(whole: Path, cut_off: Path, tmp
     assert main([*SMALL, EVERY, f"hydra.run.dir={tmp_path}", "resume=auto"]) == 0
     assert_same(whole, tmp_path)
     assert all(folder.exists() for folder in aside)
+
+
+def test_a_run_that_goes_on_has_a_report_of_what_is_done(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "DRAFT_SECONDS", 0.0)  # and then fifty times what writing it took
+        interrupted(monkeypatch, EVERY, f"hydra.run.dir={tmp_path}", after=4)
+    draft = (tmp_path / "report.html").read_text()
+    assert "<dt>steps</dt><dd>1 of 5</dd>" in draft and 'id="explorer"' in draft and "To reproduce" in draft and "→" not in draft.partition("<h2>")[0]
+    assert main([*SMALL, EVERY, f"hydra.run.dir={tmp_path}", "resume=auto"]) == 0
+    assert "<dt>steps</dt><dd>5</dd>" in (tmp_path / "report.html").read_text()
+    assert_same(whole, tmp_path)
 
 
 def test_a_signal_in_the_first_evaluation_stops_at_once_and_the_run_goes_on_with_it(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from visual_rft.journal import Watch, Written
+from visual_rft.journal import Draft, Watch, Written
 from visual_rft.tracking.console import Console
 from visual_rft.tracking.loggers import NoLogger
 from visual_rft.tracking.runfolder import RunFolder
@@ -185,7 +185,7 @@ def test_a_run_is_told_each_sign_once_however_often_it_was_interrupted(name: str
 def test_the_console_says_a_sign_on_a_line_of_its_own(tmp_path: Path) -> None:
     told = io.StringIO()
     folder = RunFolder.create(tmp_path / "run", "", {})
-    journal = Written(folder, NoLogger(), Console(60, file=told, clock=lambda: 0.0), Watch(()))
+    journal = Written(folder, NoLogger(), Console(60, file=told, clock=lambda: 0.0), Watch(()), Draft(folder))
     for line in run(loss_kl=3.0):
         journal.metrics(line["step"], {key: value for key, value in line.items() if key != "step"})
     said = [line for line in told.getvalue().splitlines() if "KL" in line]

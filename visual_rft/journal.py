@@ -1,11 +1,12 @@
 """What is told of a run while it goes on: its folder, its logger and the console hear the same, from the first rank alone."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from visual_rft.evaluation import Evaluation
+from visual_rft.evaluation import Evaluation, gallery
 from visual_rft.loop import Step
 from visual_rft.tracking.console import Console
 from visual_rft.tracking.loggers import Logger
@@ -14,6 +15,8 @@ from visual_rft.tracking.report import Report, write_report
 from visual_rft.tracking.runfolder import RunFolder
 from visual_rft.tracking.signs import Sign, signs, signs_at_the_end
 from visual_rft.vocabulary import Example
+
+DRAFT_SECONDS = 60.0  # between two reports of a run that goes on, and before the first
 
 
 class Journal:
@@ -24,6 +27,10 @@ class Journal:
 
     def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """The step's numbers; step 0 is the base model."""
+
+    def begin(self, known: Mapping[str, Any], questions: Sequence[Example], before: Evaluation, pictures: int, examples: Sequence[Example]) -> None:
+        """What is known before the first step: what the summary will say of the run, the test and how the base model does in it, how many of its
+        questions a report shows, what is trained on."""
 
     def goes_on(self, step: int, metrics: Mapping[str, float]) -> None:
         """So many steps were taken before, from a base model of these scores."""
@@ -57,6 +64,26 @@ class Watch:
         return new
 
 
+class Draft:
+    """The report of a run that goes on, or that stopped: written anew from time to time, which takes a fiftieth of the time at most."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder, self._due = folder, time.monotonic() + DRAFT_SECONDS
+        self._report: Callable[[int], Report] | None = None
+
+    def begin(self, report: Callable[[int], Report]) -> None:
+        """`report` of so many steps."""
+        self._report = report
+
+    def after(self, step: int) -> None:
+        """Written if it is time."""
+        began = time.monotonic()
+        if self._report and began >= self._due:
+            write_report(self._folder.path / "report.html", self._report(step))
+            now = time.monotonic()
+            self._due = now + max(DRAFT_SECONDS, 50 * (now - began))
+
+
 @dataclass(frozen=True)
 class Written(Journal):
     """The first rank's."""
@@ -65,6 +92,7 @@ class Written(Journal):
     logger: Logger
     console: Console
     watch: Watch
+    draft: Draft
 
     def rollouts(self, step: Step) -> None:
         if records := step.records():
@@ -81,6 +109,15 @@ class Written(Journal):
         for sign in self.watch.after(step, metrics):
             self.say(str(sign))
             self.logger.log_sign(sign.step, sign.name, f"{sign.text}; {sign.remedy}")
+        self.draft.after(step)
+
+    def begin(self, known: Mapping[str, Any], questions: Sequence[Example], before: Evaluation, pictures: int, examples: Sequence[Example]) -> None:
+        def report(step: int) -> Report:
+            so_far = {"steps": f"{step} of {known['steps']}", "metric": before.metric, "before": before.value, "questions": len(questions)}
+            shown = gallery(questions, {"before": before}, pictures)
+            return Report.of(self.folder.path, {**known, **so_far, "evaluation_before": before.plain()}, shown, examples)
+
+        self.draft.begin(report)
 
     def goes_on(self, step: int, metrics: Mapping[str, float]) -> None:
         self.console.step(step, metrics)

@@ -29,7 +29,7 @@ from visual_rft.distributed import Preempted, interruptible
 from visual_rft.evaluation import Evaluation, evaluate, gallery, judge, outcome, until
 from visual_rft.hardware import HardwareOptions
 from visual_rft.inference import answer
-from visual_rft.journal import Journal, Watch, Written
+from visual_rft.journal import Draft, Journal, Watch, Written
 from visual_rft.loop import Loop, Step
 from visual_rft.masking import with_masks
 from visual_rft.models import loading
@@ -114,6 +114,8 @@ def _train(job: Job[Config], begin: Begin, interrupted: Path | None, held: ExitS
         else:
             before = examine(trainer, exam, folder, journal, "before", is_asked_to_stop)
             journal.metrics(0, before.metrics())
+        known = {"task": c.task.name, "model": c.model.name, "method": trainer.method, "steps": c.steps, "seed": c.seed}
+        journal.begin(known, exam.questions, before, c.logger.report_images, examples)
         for step in trainer.run(examples, steps=c.steps, prompts_per_step=c.prompts_per_step, learning_rate=c.model.learning_rate, seed=c.seed):
             journal.rollouts(step)
             if step.number < c.steps or step.fatal:
@@ -123,8 +125,8 @@ def _train(job: Job[Config], begin: Begin, interrupted: Path | None, held: ExitS
         after = examine(trainer, exam.knowing(before.screened), folder, journal, "after")
         journal.metrics(c.steps, step.metrics | after.metrics())
         points.checkpoints.settle(wait=True)
-        cost = {"method": trainer.method, "steps": c.steps, "seed": c.seed, "seconds": round(time.perf_counter() - started, 1)}
-        summary = {"task": c.task.name, "model": c.model.name} | outcome(exam.questions, before, after) | {"questions": len(exam.questions)} | cost
+        seconds = round(time.perf_counter() - started, 1)
+        summary = known | outcome(exam.questions, before, after) | {"questions": len(exam.questions), "seconds": seconds}
         journal.end(c.steps, summary, gallery(exam.questions, {"before": before, "after": after}, c.logger.report_images), examples)
     return folder.path
 
@@ -197,7 +199,7 @@ def told(job: Job[Config], folder: RunFolder, method: str) -> Iterator[Journal]:
     shown = Shown(name, method, job.sweep, job.plain | {"environment": folder.environment()})
     logger = open_logger(c.logger, folder=folder.path, shown=shown)
     with Console(c.steps) as console:
-        yield Written(folder, logger, console, Watch(folder.metrics()))
+        yield Written(folder, logger, console, Watch(folder.metrics()), Draft(folder))
 
 
 def examine(
