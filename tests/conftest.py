@@ -20,18 +20,9 @@ from visual_rft.tasks.presence import Present
 from visual_rft.tasks.wording import Style
 from visual_rft.vocabulary import DetectionTruth, Example
 
-# The tests of floors 0 and 1, whose coverage is counted. Counting slows every call of Python, and the others' by a quarter.
-PURE = ("advantages", "adversary", "average", "boxes", "frames", "losses", "metrics", "parsing", "reward", "tasks")
-
 # Fewer random inputs than Hypothesis tries by itself: `pytest --hypothesis-profile=default` tries those.
 settings.register_profile("quick", max_examples=40)
 settings.load_profile("quick")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if not item.path.stem.removeprefix("test_").startswith(PURE):
-            item.add_marker("no_cover")
 
 
 @pytest.fixture(autouse=True)
