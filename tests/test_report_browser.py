@@ -21,7 +21,7 @@ DRAWN = (500.0, 0.0, 1000.0, 500.0)
 ANSWER = DetectionAnswer((Detection(DRAWN, 0.9),)).plain
 STEPS = {
     1: [[record(completion="refused twice", refused="truncated", reward=0.0, advantage=-1.0), record(completion="drawn well", answer=ANSWER)]],
-    5: [[record(completion=HOSTILE, refused=HOSTILE, reward=None, advantage=0.0)], [record("other", "Drawn WELL, too")]],
+    5: [[record(completion=HOSTILE, refused=HOSTILE, reward=None, advantage=0.0)], [record("other", "Drawn WELL, too", [])]],
     9: [[record(f"{group}/five", f"group {group}", answer=ANSWER) for _ in range(2)] for group in range(6)],
 }
 ROLLOUTS = Rollouts(STEPS, steps=3, groups=9, completions=16)
