@@ -129,6 +129,12 @@ def test_empty_answers_are_seen_where_hardly_anything_is_there() -> None:
     assert sign.name == "empty_answers"
 
 
+def test_numbers_beyond_squaring_end_no_run() -> None:
+    for key in ("completion/length_mean", "policy/entropy"):
+        signs([{"step": step, key: 1e308 if step > 9 else 1.0} for step in range(1, 20)])
+    signs(scattered("answer/boxes_mean", "truth/boxes_mean", [1.0] * 10 + [1e308] * 10, [-1e308] * 20))
+
+
 def test_long_thinking_that_becomes_a_word_is_gone() -> None:
     assert names(signs([{"step": step, "completion/thinking_words_mean": 20.0 if step < 10 else 1.0} for step in range(1, 30)])) == ["thinking_gone"]
 

@@ -88,8 +88,11 @@ class _Seen:
 def _is_clear(first: Sequence[float], last: Sequence[float]) -> bool:
     if not first or not last:
         return False
-    noise = math.sqrt(pvariance(first) / (len(first) - 1) + pvariance(last) / (len(last) - 1))
-    return abs(fmean(last) - fmean(first)) > CLEAR * noise
+    try:
+        noise = math.sqrt(pvariance(first) / (len(first) - 1) + pvariance(last) / (len(last) - 1))
+        return abs(fmean(last) - fmean(first)) > CLEAR * noise
+    except OverflowError:  # of numbers whose squares or sums are none: a run must not end by what only looks at it
+        return False
 
 
 def _values(lines: Sequence[Line], key: str, count: int) -> list[float]:
